@@ -1,0 +1,1 @@
+"""Typed configuration: one pydantic model a stage, read from YAML by `loading.load_config`."""
