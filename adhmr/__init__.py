@@ -1,0 +1,1 @@
+"""Diffusion-based human mesh recovery aligned by preference optimisation."""

@@ -1,0 +1,6 @@
+"""The body: skeleton, body model, kinematics, camera, the codec of x0 and the metrics. Nothing here learns."""
+
+from adhmr.body.body_model import BodyModel, BodyOutput, JointRegressor
+from adhmr.body.codec import PoseCodec
+
+__all__ = ["BodyModel", "BodyOutput", "JointRegressor", "PoseCodec"]
