@@ -1,0 +1,1 @@
+"""Shards, the sampling plan, the stream of batches and the transforms of training samples."""

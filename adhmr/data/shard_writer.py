@@ -1,0 +1,253 @@
+"""Writing shards: deterministic USTAR files that appear by rename, and the index.json that makes a folder a data set.
+
+What index.json means to a reader, and how an existing tar is scanned, is in index.py.
+"""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from adhmr.atomic_file import sync_folder, write_atomically
+from adhmr.data.index import BLOCK, INDEX_NAME, ShardEntry, canonical_json, index_document, list_shards, scan_shard
+from adhmr.data.schema import encode_record
+from adhmr.errors import AdhmrError
+
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_EXTENSION = re.compile(r"[a-z0-9_]{1,12}(\.[a-z0-9_]{1,4})?")
+_FIRST_EXTENSIONS = ("jpg", "npy", "json")
+
+
+@dataclass(slots=True)
+class ShardSample:
+    """What one sample is written from: a JPEG, one SAMPLE_DTYPE record, its provenance and other members by extension."""
+
+    key: str
+    image: bytes
+    record: np.void | np.ndarray
+    provenance: dict
+    extras: dict[str, bytes] = field(default_factory=dict)
+
+    def members(self) -> list[tuple[str, bytes]]:
+        """(extension, bytes) in file order: jpg, npy, json, then the extras sorted."""
+        if not _KEY.fullmatch(self.key):
+            raise AdhmrError(f"sample key {self.key!r}: use 1 to 80 of A-Z, a-z, 0-9, _ and - (a dot ends a key in a tar)")
+        for extension in self.extras:
+            if extension in _FIRST_EXTENSIONS or not _EXTENSION.fullmatch(extension):
+                raise AdhmrError(f"sample {self.key}: {extension!r} cannot be the extension of an extra member")
+        first = [
+            ("jpg", self.image),
+            ("npy", encode_record(self.record)),
+            ("json", canonical_json(self.provenance)),
+        ]
+        return first + sorted(self.extras.items())
+
+
+class _HashedFile:
+    """A file being written under a temporary name, hashed on the way; commit() makes it appear."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        # The host and process are in the name because two workers may, after a lost lease, write the same shard.
+        self.temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+        self.file = open(self.temporary, "wb")
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def commit(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.temporary, self.path)
+        sync_folder(self.path.parent)
+
+    def abandon(self) -> None:
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+class _OpenShard:
+    """One shard being written."""
+
+    def __init__(self, path: Path):
+        self.output = _HashedFile(path)
+        self.tar = tarfile.open(fileobj=self.output, mode="w", format=tarfile.USTAR_FORMAT)
+        self.entry = ShardEntry(name=path.name)
+        self.keys: set[str] = set()
+
+    def add(self, sample: ShardSample) -> None:
+        members = sample.members()
+        if sample.key in self.keys:
+            raise AdhmrError(f"{self.output.path}: sample key {sample.key} comes twice; keys must be unique in a data set")
+        self.keys.add(sample.key)
+        ranges, checksum, gap = {}, 0, b""
+        for extension, data in members:
+            header = tarfile.TarInfo(f"{sample.key}.{extension}")  # mtime, uid and gid are 0, mode is 0644
+            header.size = len(data)
+            ranges[extension] = (self.output.size + BLOCK, len(data))
+            start = self.output.size
+            self.tar.addfile(header, _Bytes(data))
+            # The checksum covers what a reader fetches: header of the first member to the last byte of the last one.
+            padding = self.output.size - start - BLOCK - len(data)
+            checksum = zlib.crc32(gap, checksum)
+            checksum = zlib.crc32(header.tobuf(tarfile.USTAR_FORMAT), checksum)
+            checksum = zlib.crc32(data, checksum)
+            gap = bytes(padding)
+        self.entry.append(sample.key, ranges, checksum)
+
+    def finish(self) -> ShardEntry:
+        self.tar.close()
+        self.output.commit()
+        self.entry.size, self.entry.sha256 = self.output.size, self.output.sha256.hexdigest()
+        return self.entry
+
+    def abandon(self) -> None:
+        self.output.abandon()
+
+
+class _Bytes:
+    """The least that tarfile asks of a source: read(n) in order."""
+
+    def __init__(self, data: bytes):
+        self.data, self.position = memoryview(data), 0
+
+    def read(self, count: int) -> bytes:
+        part = self.data[self.position : self.position + count]
+        self.position += len(part)
+        return bytes(part)
+
+
+def shard_name(number: int) -> str:
+    """The file name of shard `number`: NNNNNN.tar."""
+    return f"{number:06d}.tar"
+
+
+def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> ShardEntry:
+    """Write one whole shard; it appears under `path` only when complete. Same samples, same bytes.
+
+    Returns the shard's part of the index, for write_index. Raises AdhmrError for a bad key, extension or record.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shard = _OpenShard(path)
+    try:
+        for sample in samples:
+            shard.add(sample)
+        return shard.finish()
+    except BaseException:
+        shard.abandon()
+        raise
+
+
+def write_index(
+    folder: str | Path,
+    *,
+    source: str,
+    split: str,
+    licence: str,
+    entries: Iterable[ShardEntry] = (),
+) -> Path:
+    """Index every whole shard of the folder, which makes it a data set; returns the path of index.json.
+
+    `entries` are what write_shard returned; shards without one are read and scanned. Raises AdhmrError when there is
+    no shard or when a key comes twice.
+    """
+    folder = Path(folder)
+    known = {entry.name: entry for entry in entries}
+    shards = [known.get(path.name) or scan_shard(path) for path in list_shards(folder)]
+    document = index_document(folder, source, split, licence, shards)
+    # Temporary files that are still here belong to killed writers: all shards are present.
+    for leftover in folder.glob(".*.tar.*.tmp"):
+        leftover.unlink(missing_ok=True)
+    write_atomically(folder / INDEX_NAME, canonical_json(document))
+    return folder / INDEX_NAME
+
+
+class ShardWriter:
+    """Writes samples one after another into shards of `samples_per_shard`; a context manager.
+
+    On leaving without an error the last shard is closed and index.json written. After an interruption, open it on the
+    same folder again and go on from sample `completed_samples` of the source: only whole shards count.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, source: str, split: str, licence: str, samples_per_shard: int = 1000
+    ) -> None:
+        if samples_per_shard < 1:
+            raise AdhmrError(f"samples_per_shard is {samples_per_shard}; expected at least 1")
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.description = {"source": source, "split": split, "licence": licence}
+        self.samples_per_shard = samples_per_shard
+        self.entries = _finished_entries(self.folder)
+        self._open: _OpenShard | None = None
+
+    @property
+    def completed_samples(self) -> int:
+        """Samples in whole shards, from this and earlier runs."""
+        return sum(len(entry.keys) for entry in self.entries)
+
+    def write(
+        self,
+        key: str,
+        image: bytes,
+        record: np.void | np.ndarray,
+        provenance: dict,
+        extras: dict[str, bytes] | None = None,
+    ) -> None:
+        """Add one sample; raises AdhmrError for a bad key, extension or record."""
+        if self._open is None:
+            self._open = _OpenShard(self.folder / shard_name(len(self.entries)))
+        self._open.add(ShardSample(key, image, record, provenance, extras or {}))
+        if len(self._open.entry.keys) == self.samples_per_shard:
+            self._close_shard()
+
+    def close(self) -> None:
+        """Finish the last shard and write the index."""
+        if self._open is not None:
+            self._close_shard()
+        write_index(self.folder, entries=self.entries, **self.description)
+
+    def _close_shard(self) -> None:
+        self.entries.append(self._open.finish())
+        self._open = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error_type, error, trace) -> None:
+        if error_type is None:
+            self.close()
+        elif self._open is not None:
+            self._open.abandon()
+            self._open = None
+
+
+def _finished_entries(folder: Path) -> list[ShardEntry]:
+    paths = list_shards(folder)
+    for number, path in enumerate(paths):
+        if path.name != shard_name(number):
+            raise AdhmrError(f"{path}: expected {shard_name(number)} here; remove the shards after the gap and rerun")
+    index = folder / INDEX_NAME
+    if index.exists():
+        document = json.loads(index.read_bytes())
+        known = {shard["name"]: ShardEntry.from_json(shard) for shard in document["shards"]}
+        return [known.get(path.name) or scan_shard(path) for path in paths]
+    return [scan_shard(path) for path in paths]
