@@ -9,7 +9,6 @@ import tarfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class ShardEntry:
         return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
-    def from_json(cls, value: dict) -> Self:
+    def from_json(cls, value: dict) -> "ShardEntry":
         return cls(**value)
 
 
@@ -84,12 +83,12 @@ def scan_shard(path: Path) -> ShardEntry:
             for member in tar:
                 key, _, extension = member.name.partition(".")
                 if not member.isreg() or not extension:
-                    raise AdhmrError(f"{path}: member {member.name} is not KEY.EXTENSION; a shard holds only such files")
+                    raise AdhmrError(f"{path}: member {member.name} is not a file KEY.EXTENSION")
                 if key in samples and key != next(reversed(samples)):
                     raise AdhmrError(f"{path}: the members of sample {key} are not together; write the shard again")
                 samples.setdefault(key, {})[extension] = (member.offset_data, member.size)
     except tarfile.TarError as error:
-        raise AdhmrError(f"{path}: not a whole tar file ({error}); delete it and rerun the command that wrote it") from error
+        raise AdhmrError(f"{path}: not a whole tar ({error}); delete it and rerun its writer") from error
     for key, ranges in samples.items():
         start, stop = _span(list(ranges.values()))
         if stop > len(data):
@@ -157,7 +156,7 @@ class DataSetIndex:
         )
 
     @classmethod
-    def load(cls, folder: str | Path, name: str | None = None) -> Self:
+    def load(cls, folder: str | Path, name: str | None = None) -> "DataSetIndex":
         """Open a shard folder. Raises AdhmrError: no folder, no or foreign index, a shard that is missing or cut."""
         folder = Path(folder)
         if not folder.is_dir():
@@ -175,8 +174,8 @@ class DataSetIndex:
             raise AdhmrError(f"{path} is not an ADHMR index ({error!r}); rebuild it with `adhmr data index`") from error
         if versions != (INDEX_VERSION, SCHEMA_VERSION):
             raise AdhmrError(
-                f"{path} has index and schema versions {versions}, this version reads {(INDEX_VERSION, SCHEMA_VERSION)}; "
-                "write the shards again"
+                f"{path} has index and schema versions {versions}, expected {(INDEX_VERSION, SCHEMA_VERSION)}; "
+                "write the shards again with this version of adhmr"
             )
         try:
             index = cls(folder, document, name)
@@ -189,7 +188,7 @@ class DataSetIndex:
         """Raise AdhmrError unless every shard is there with the size the index says (one stat a shard)."""
         for name, size in zip(self.shard_names, self.shard_sizes, strict=True):
             path = self.folder / name
-            remedy = "rerun its writer or copy it again; `adhmr data index` rebuilds the index of the shards that are there"
+            remedy = "rerun its writer or copy it again, or index what is there with `adhmr data index`"
             try:
                 actual = path.stat().st_size
             except FileNotFoundError:

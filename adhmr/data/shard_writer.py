@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -29,7 +28,7 @@ _FIRST_EXTENSIONS = ("jpg", "npy", "json")
 
 @dataclass(slots=True)
 class ShardSample:
-    """What one sample is written from: a JPEG, one SAMPLE_DTYPE record, its provenance and other members by extension."""
+    """What one sample is written from: a JPEG, a SAMPLE_DTYPE record, its provenance, other members by extension."""
 
     key: str
     image: bytes
@@ -40,7 +39,7 @@ class ShardSample:
     def members(self) -> list[tuple[str, bytes]]:
         """(extension, bytes) in file order: jpg, npy, json, then the extras sorted."""
         if not _KEY.fullmatch(self.key):
-            raise AdhmrError(f"sample key {self.key!r}: use 1 to 80 of A-Z, a-z, 0-9, _ and - (a dot ends a key in a tar)")
+            raise AdhmrError(f"sample key {self.key!r}: use 1 to 80 of A-Z, a-z, 0-9, _ and -")
         for extension in self.extras:
             if extension in _FIRST_EXTENSIONS or not _EXTENSION.fullmatch(extension):
                 raise AdhmrError(f"sample {self.key}: {extension!r} cannot be the extension of an extra member")
@@ -59,7 +58,7 @@ class _HashedFile:
         self.path = path
         # The host and process are in the name because two workers may, after a lost lease, write the same shard.
         self.temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-        self.file = open(self.temporary, "wb")
+        self.file = open(self.temporary, "wb")  # noqa: SIM115 (closed by commit or abandon)
         self.sha256 = hashlib.sha256()
         self.size = 0
 
@@ -88,14 +87,14 @@ class _OpenShard:
 
     def __init__(self, path: Path):
         self.output = _HashedFile(path)
-        self.tar = tarfile.open(fileobj=self.output, mode="w", format=tarfile.USTAR_FORMAT)
+        self.tar = tarfile.open(fileobj=self.output, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         self.entry = ShardEntry(name=path.name)
         self.keys: set[str] = set()
 
     def add(self, sample: ShardSample) -> None:
         members = sample.members()
         if sample.key in self.keys:
-            raise AdhmrError(f"{self.output.path}: sample key {sample.key} comes twice; keys must be unique in a data set")
+            raise AdhmrError(f"{self.output.path}: sample key {sample.key} comes twice; keys must be unique")
         self.keys.add(sample.key)
         ranges, checksum, gap = {}, 0, b""
         for extension, data in members:
@@ -229,7 +228,7 @@ class ShardWriter:
         self.entries.append(self._open.finish())
         self._open = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ShardWriter":
         return self
 
     def __exit__(self, error_type, error, trace) -> None:

@@ -1,0 +1,54 @@
+"""How loader worker processes are started and what they are set up with. What they load is in stream.py."""
+
+import contextlib
+import ctypes
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+
+import cv2
+import torch
+
+# SLURM and the terminal send these to every process of a job; the trainer acts on them and still needs its workers.
+IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_PR_SET_PDEATHSIG = 1
+
+
+def forkserver() -> ForkServerContext:
+    """The context that starts workers from a clean server process (never by forking the threads of the trainer)."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["adhmr.data.stream", "adhmr.data.transforms"])
+    # The server inherits which signals are ignored, for itself and for the workers that it forks.
+    with _ignored(IGNORED_SIGNALS):
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def set_up_worker(worker: int) -> None:
+    """In a new worker: ignore the trainer's signals, use one thread, end when the parent process ends."""
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # the parent ended before the request
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def _ignored(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change handlers
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

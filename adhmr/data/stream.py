@@ -1,0 +1,274 @@
+"""Batches of training samples at exact positions, and ordered passes over one data set, both as torch tensors.
+
+Which sample comes when is in sampler.py; what a worker process is set up with is in loader_process.py.
+"""
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from adhmr.config.data import DataConfig
+from adhmr.data.loader_process import forkserver, set_up_worker
+from adhmr.data.randomness import RandomKey, philox_for
+from adhmr.data.sampler import Plan, PlanSet
+from adhmr.data.schema import RawSample
+from adhmr.data.shard_reader import CorruptSampleError, ShardReader
+from adhmr.errors import AdhmrError
+
+Transform = Callable[[RawSample, RandomKey], dict]
+Batch = dict[str, torch.Tensor | list[str]]
+
+READ_ATTEMPTS = 3
+READ_PAUSE_SECONDS = 0.2
+SUBSTITUTES = 8
+CORRUPT_WINDOW = 10_000  # positions over which a process measures its share of corrupt samples
+CORRUPT_AT_LEAST = 8  # so many do not end a run, however few samples were read
+
+
+def open_sets(config: DataConfig) -> list[ShardReader]:
+    """A reader of every set of the configuration; raises AdhmrError for folders that are not whole data sets."""
+    return [ShardReader(item.path, item.name) for item in config.sets]
+
+
+def make_plan(readers: Sequence[ShardReader], config: DataConfig, seed: int) -> Plan:
+    """The order of samples for the configuration's sets and weights; raises AdhmrError as Plan does."""
+    sets = [
+        PlanSet(reader.name, tuple(reader.index.shard_counts), item.weight, reader.index.fingerprint)
+        for reader, item in zip(readers, config.sets, strict=True)
+    ]
+    return Plan(sets, seed, config.period, config.block, config.window, skip_ranges=config.skip_ranges)
+
+
+def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
+    """Micro-batches in a step of one rank; raises AdhmrError unless they divide the global batch evenly."""
+    if min(global_batch, micro_batch, world_size) < 1 or global_batch % (world_size * micro_batch):
+        raise AdhmrError(
+            f"global_batch {global_batch} is not a multiple of {world_size} processes x micro_batch {micro_batch} = "
+            f"{world_size * micro_batch}: change one of them"
+        )
+    return global_batch // (world_size * micro_batch)
+
+
+class StepBatches:
+    """The micro-batches of one rank, as lists of stream indices: step s of all ranks covers [s B, (s + 1) B)."""
+
+    def __init__(
+        self, global_batch: int, micro_batch: int, rank: int, world_size: int, start_step: int, stop_step: int
+    ) -> None:
+        self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
+        self.global_batch, self.micro_batch, self.rank, self.world_size = global_batch, micro_batch, rank, world_size
+        self.start_step, self.stop_step = start_step, stop_step
+
+    def __len__(self) -> int:
+        return max(0, self.stop_step - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start_step, self.stop_step):
+            for micro_step in range(self.accumulation):
+                slice_number = micro_step * self.world_size + self.rank
+                first = step * self.global_batch + slice_number * self.micro_batch
+                yield list(range(first, first + self.micro_batch))
+
+
+class PositionDataSet(Dataset):
+    """The endless training stream as a map: stream index -> transformed sample.
+
+    A corrupt sample is replaced by another of its data set, the same one in every run; each is written to
+    `quarantine`. More than `max_corrupt_fraction` of them is an AdhmrError.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[ShardReader],
+        plan: Plan,
+        transform: Transform,
+        quarantine: Path | None,
+        max_corrupt_fraction: float,
+    ) -> None:
+        self.readers, self.plan, self.transform = list(readers), plan, transform
+        self.quarantine, self.max_corrupt_fraction = quarantine, max_corrupt_fraction
+        self.recent: deque[bool] = deque(maxlen=CORRUPT_WINDOW)
+
+    def __getitem__(self, index: int) -> dict:
+        position = self.plan.position_of(index)
+        number, _, row = self.plan.sample_at(position)
+        reader, key = self.readers[number], RandomKey(self.plan.seed, position)
+        attempts = philox_for(self.plan.seed, "substitute", position).random_raw(SUBSTITUTES)
+        for attempt in range(1 + SUBSTITUTES):
+            try:
+                item = self.transform(read_with_retries(reader, row), key)
+            except CorruptSampleError as error:
+                self._note(error, position)
+                row = int(attempts[min(attempt, SUBSTITUTES - 1)] % len(reader))
+            else:
+                self.recent.append(False)
+                return {**item, "position": position}
+        raise AdhmrError(
+            f"data set {reader.name}: the sample at position {position} and {SUBSTITUTES} substitutes cannot be read; "
+            f"see {self.quarantine or 'the log'} and check the shards"
+        )
+
+    def __getitems__(self, indices: list[int]) -> list[dict] | AdhmrError:
+        return _errors_as_values(lambda: [self[index] for index in indices])
+
+    def _note(self, error: CorruptSampleError, position: int) -> None:
+        write_quarantine(self.quarantine, error, position)
+        self.recent.append(True)
+        corrupt = sum(self.recent)
+        if corrupt > max(CORRUPT_AT_LEAST, self.max_corrupt_fraction * len(self.recent)):
+            raise AdhmrError(
+                f"{corrupt} of the last {len(self.recent)} samples are corrupt, more than max_corrupt_fraction "
+                f"{self.max_corrupt_fraction} allows; the last: {error}; see {self.quarantine or 'the log'}"
+            )
+
+
+class OrderedDataSet(Dataset):
+    """The rows of one data set as a map; corrupt ones are left out when there is a quarantine file, else an error."""
+
+    def __init__(self, reader: ShardReader, transform: Transform, seed: int, quarantine: Path | None) -> None:
+        self.reader, self.transform, self.seed, self.quarantine = reader, transform, seed, quarantine
+
+    def __getitems__(self, rows: list[int]) -> list[dict] | AdhmrError:
+        return _errors_as_values(lambda: list(chain.from_iterable(self._items(row) for row in rows)))
+
+    def _items(self, row: int) -> list[dict]:
+        try:
+            item = self.transform(read_with_retries(self.reader, row), RandomKey(self.seed, row))
+            return [{**item, "position": row}]
+        except CorruptSampleError as error:
+            if self.quarantine is None:
+                raise
+            write_quarantine(self.quarantine, error, row)
+            return []
+
+
+def build_stream(
+    readers: Sequence[ShardReader],
+    plan: Plan,
+    transform: Transform,
+    *,
+    global_batch: int,
+    micro_batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    stop_step: int,
+    workers: int = 0,
+    quarantine: str | Path | None = None,
+    max_corrupt_fraction: float = 0.01,
+) -> Iterator[Batch]:
+    """The micro-batches of one rank from start_step to stop_step, `accumulation_steps` of them a step, in order.
+
+    Every value of the transform's dict is stacked along a first axis of micro_batch (texts stay a list), and
+    "position" (micro_batch,) int64 is added. The union over ranks of a step's micro-batches depends on the plan and
+    global_batch alone. `readers` are in the order of `plan.sets`.
+
+    Raises AdhmrError for a batch that does not divide, and while iterating for data that cannot be read.
+    """
+    names = [reader.name for reader in readers]
+    if names != [item.name for item in plan.sets]:
+        raise AdhmrError(f"readers {names} are not the plan's data sets {[item.name for item in plan.sets]}")
+    batches = StepBatches(global_batch, micro_batch, rank, world_size, start_step, stop_step)
+    path = Path(quarantine) if quarantine else None
+    return _load(PositionDataSet(readers, plan, transform, path, max_corrupt_fraction), batches, workers)
+
+
+def iterate_set(
+    folder: str | Path | ShardReader,
+    transform: Transform,
+    batch: int,
+    workers: int = 0,
+    limit: int | None = None,
+    *,
+    rows: Sequence[int] | None = None,
+    seed: int = 0,
+    quarantine: str | Path | None = None,
+) -> Iterator[Batch]:
+    """Each sample of a data set once, in order of rows (or of `rows`), `limit` at most; the last batch may be short.
+
+    "position" is the row, and with `seed` the key of the sample's randomness. A corrupt sample is an AdhmrError, or
+    with a `quarantine` file is written there and left out.
+    """
+    reader = folder if isinstance(folder, ShardReader) else ShardReader(folder)
+    chosen = list(islice(range(len(reader)) if rows is None else rows, limit))
+    batches = [chosen[first : first + batch] for first in range(0, len(chosen), batch)]
+    path = Path(quarantine) if quarantine else None
+    return _load(OrderedDataSet(reader, transform, seed, path), batches, workers)
+
+
+def read_with_retries(reader: ShardReader, row: int) -> RawSample:
+    """reader.read with a few more attempts when the file system fails; then CorruptSampleError."""
+    for attempt in range(READ_ATTEMPTS):
+        try:
+            return reader.read(row)
+        except OSError as error:
+            if attempt + 1 == READ_ATTEMPTS:
+                shard, key = reader.index.locate(row).shard, reader.index.keys[row]
+                raise CorruptSampleError(reader.name, shard, key, f"cannot be read: {error}") from error
+            reader.close()  # a descriptor of a file that was replaced on a network file system never recovers
+            time.sleep(READ_PAUSE_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def write_quarantine(path: Path | None, error: CorruptSampleError, position: int) -> None:
+    """Append one line of JSON; one write in append mode, so that several workers may share the file."""
+    if path is None:
+        return
+    entry = {"dataset": error.dataset, "shard": error.shard, "key": error.key, "error": error.reason}
+    line = json.dumps({**entry, "position": position}) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def collate(items: list[dict] | AdhmrError) -> Batch | AdhmrError | None:
+    """Stack samples: arrays and numbers along a new first axis, Python floats as float32, texts as a list."""
+    if isinstance(items, AdhmrError):
+        return items
+    if not items:
+        return None
+    batch: Batch = {}
+    for name, value in items[0].items():
+        values = [item[name] for item in items]
+        if isinstance(value, str):
+            batch[name] = values
+        elif isinstance(value, float):
+            batch[name] = torch.tensor(values, dtype=torch.float32)
+        else:
+            batch[name] = torch.from_numpy(np.stack([np.asarray(value) for value in values]))
+    return batch
+
+
+def _errors_as_values(make: Callable[[], list[dict]]) -> list[dict] | AdhmrError:
+    # torch would wrap an exception of a worker into a page of traceback; the user's message travels as a value.
+    try:
+        return make()
+    except AdhmrError as error:
+        return error
+
+
+def _load(dataset: Dataset, batches: StepBatches | list[list[int]], workers: int) -> Iterator[Batch]:
+    options = {}
+    if workers:
+        options = {"multiprocessing_context": forkserver(), "worker_init_fn": set_up_worker, "prefetch_factor": 4}
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **options)
+    return _checked(iter(loader))
+
+
+def _checked(batches: Iterator) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, AdhmrError):
+            raise batch
+        if batch is not None:
+            yield batch

@@ -1,0 +1,145 @@
+"""From a stored sample to the network's crop and labels: the person box, augmentation, and weights. numpy and OpenCV.
+
+Scaling images for a backbone is part of the model, scaling labels is in body/codec.py, batching is in stream.py.
+"""
+
+import cv2
+import numpy as np
+
+from adhmr.config.data import AugmentConfig, CropConfig
+from adhmr.data.randomness import RandomKey
+from adhmr.data.schema import RawSample, mirror
+from adhmr.data.shard_reader import CorruptSampleError
+
+# HypoNet's training recipe: occluders cover up to this part of the box, with an aspect ratio of at most this.
+OCCLUDER_AREA = 0.3
+OCCLUDER_ASPECT = 2.0
+
+
+class PersonCrop:
+    """Cuts the square crop around the person and moves the labels with it.
+
+    With an AugmentConfig the crop is changed at random, by numbers that depend only on the key. S is the crop's size.
+
+    Returns a dict of
+        image (3, S, S) uint8 RGB;
+        uvd (29, 3): pixels of the crop, and metres behind the root; uvd_weight (29, 3), depth 0 where it is unknown;
+        twists (23, 2) cosine and sine; twist_weight (23, 2); betas (10,); betas_weight;
+        intrinsics (3, 3) of the crop, in-plane rotation included; root_depth in metres;
+        pose (24, 3) axis-angle; transl (3,) metres; has_pose; dataset, key.
+    Labels of weight zero are zero. pose, transl and the joints that uvd stands for are in the camera's frame, which an
+    in-plane rotation of the crop does not turn (the intrinsics carry it) and a flip mirrors.
+
+    Raises CorruptSampleError when no body joint is known or a label that counts is not finite.
+    """
+
+    def __init__(self, crop: CropConfig, augment: AugmentConfig | None = None) -> None:
+        self.crop, self.augment = crop, augment
+
+    def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, np.ndarray | float | int | str]:
+        image, record = sample.image, sample.record
+        size, augment = self.crop.size, self.augment
+        rng = key.rng("augment") if augment else None
+        if rng is not None and rng.random() < augment.flip_probability:
+            image, record = cv2.flip(image, 1), mirror(record)
+
+        centre, side = self._box(sample, record)
+        angle = 0.0
+        if rng is not None:
+            centre = centre + side * rng.uniform(-augment.shift, augment.shift, 2)
+            side = side * np.clip(rng.normal(1, augment.scale), 1 - augment.scale, 1 + augment.scale)
+            limit = 2 * augment.rotation_degrees
+            turn = np.clip(rng.normal(0, augment.rotation_degrees), -limit, limit)
+            angle = float(np.radians(turn)) if rng.random() < augment.rotation_probability else 0.0
+        affine = square_affine(centre, side, angle, size)  # (2, 3)
+        image = warp(image, affine, size)
+        if rng is not None:
+            image = self._recolour(image, rng)
+            if rng.random() < augment.occlusion_probability:
+                self._occlude(image, size / self.crop.padding, rng)
+
+        labels = self._labels(record, affine)
+        if not all(np.isfinite(value).all() for value in labels.values()):
+            bad = [name for name, value in labels.items() if not np.isfinite(value).all()]
+            raise CorruptSampleError(sample.dataset, "its record", sample.key, f"{bad[0]} is not finite")
+        crop = np.ascontiguousarray(image.transpose(2, 0, 1))
+        return {"image": crop, **labels, "dataset": sample.dataset, "key": sample.key}
+
+    def _box(self, sample: RawSample, record: np.void) -> tuple[np.ndarray, float]:
+        """Centre (2,) and side of the square around the known body joints, padded; pixels of the stored image."""
+        known = record["joints_conf"][:24] > 0
+        points = record["joints29_px"][:24][known].astype(np.float64)  # (K, 2)
+        if len(points) == 0 or not np.isfinite(points).all():
+            raise CorruptSampleError(sample.dataset, "its record", sample.key, "no body joint is known in pixels")
+        low, high = points.min(0), points.max(0)
+        side = float((high - low).max()) * self.crop.padding
+        if side < 1:
+            raise CorruptSampleError(sample.dataset, "its record", sample.key, "its joints are within one pixel")
+        return (low + high) / 2, side
+
+    def _labels(self, record: np.void, affine: np.ndarray) -> dict[str, np.ndarray | float | int]:
+        confidence = record["joints_conf"]  # (29,)
+        depth_known = float(record["has_depth"])
+        weight = np.stack([confidence, confidence, confidence * depth_known], -1)  # (29, 3)
+        pixels = record["joints29_px"] @ affine[:, :2].T + affine[:, 2]  # (29, 2)
+        depth = record["joints29"][:, 2:] - record["joints29"][:1, 2:]  # (29, 1) metres
+        uvd = np.concatenate([pixels, depth], -1).astype(np.float32)
+        twist_weight = np.repeat(record["twists_conf"][:, None] * float(record["has_twists"]), 2, -1)  # (23, 2)
+        intrinsics = np.vstack([affine, [0, 0, 1]]) @ record["intrinsics"]
+        return {
+            # A label without weight may be anything in the record, also not a number.
+            "uvd": np.where(weight > 0, uvd, 0),
+            "uvd_weight": weight,
+            "twists": np.where(twist_weight > 0, record["twists"], 0),
+            "twist_weight": twist_weight.astype(np.float32),
+            "betas": record["betas"] if record["has_betas"] else np.zeros(10, np.float32),
+            "betas_weight": float(record["has_betas"]),
+            "intrinsics": intrinsics.astype(np.float32),
+            "root_depth": float(record["joints29"][0, 2]) if depth_known else 0.0,
+            "pose": record["pose"] if record["has_pose"] else np.zeros((24, 3), np.float32),
+            "transl": record["transl"] if record["has_pose"] else np.zeros(3, np.float32),
+            "has_pose": int(record["has_pose"]),
+        }
+
+    def _recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        factors = rng.uniform(1 - self.augment.colour, 1 + self.augment.colour, 3)
+        table = np.clip(np.arange(256)[:, None] * factors + 0.5, 0, 255).astype(np.uint8)  # (256, 3)
+        return cv2.LUT(image, table[None])
+
+    def _occlude(self, image: np.ndarray, box: float, rng: np.random.Generator) -> None:
+        """Fill a rectangle of noise whose centre lies in the person's box, in place; box is its side in crop pixels."""
+        size = image.shape[0]
+        area = rng.uniform(0, OCCLUDER_AREA) * box**2
+        aspect = OCCLUDER_ASPECT ** rng.uniform(-1, 1)
+        half = np.sqrt([area / aspect, area * aspect]) / 2  # x, y
+        middle = size / 2 + box * rng.uniform(-0.5, 0.5, 2)
+        left, top = np.clip(np.round(middle - half), 0, size).astype(int)
+        right, bottom = np.clip(np.round(middle + half), 0, size).astype(int)
+        image[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 3), np.uint8)
+
+
+def square_affine(centre: np.ndarray, side: float, angle: float, size: int) -> np.ndarray:
+    """body.camera.crop_affine for one sample in plain numpy, for loader workers: (2, 3) float64, image to crop."""
+    scale = size / side
+    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.array([[cosine, sine], [-sine, cosine]])
+    return np.concatenate([linear, (size / 2 - linear @ centre)[:, None]], axis=1)
+
+
+def warp(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
+    """The (size, size, 3) crop of an (H, W, 3) image; affine (2, 3) maps continuous image to continuous crop pixels.
+
+    Outside the image is black.
+    """
+    scale = float(np.hypot(affine[0, 0], affine[1, 0]))
+    reduction = int(1 / scale + 0.25)
+    if reduction > 1:
+        # Bilinear sampling of a much larger image would alias: average whole pixels first.
+        height, width = image.shape[:2]
+        small = (max(1, round(width / reduction)), max(1, round(height / reduction)))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        affine = affine @ np.diag([width / small[0], height / small[1], 1.0])
+    # OpenCV's coordinates are pixel centres: continuous pixel x is its x - 1/2.
+    indexed = affine.copy()
+    indexed[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
+    return cv2.warpAffine(image, indexed, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
