@@ -14,33 +14,32 @@ def problem_line(error: ValidationError, annotation: Any, sources: Mapping[tuple
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     path, owner = locate(annotation, problem["loc"])
+    context = problem.get("ctx", {})
+    if problem["type"].startswith("union_tag"):
+        path = (*path, context["discriminator"].strip("'"))  # the key that should have named the member
     key = ".".join(map(str, path))
     source = next((sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in sources), file)
-    context = problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden":
             text = f"unknown key '{key}'; {_suggestion(path, owner)}"
-        case "missing":
+        case "missing" | "union_tag_not_found":
             text = f"key '{key}' is required and missing"
         case "union_tag_invalid":
-            tag = ".".join(map(str, (*path, context["discriminator"].strip("'"))))
             valid = context["expected_tags"].replace("'", "").split(", ")
             near = difflib.get_close_matches(str(context["tag"]), valid, 1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            text = f"key '{tag}': expected one of {context['expected_tags']}, got '{context['tag']}'{hint}"
-        case "union_tag_not_found":
-            tag = ".".join(map(str, (*path, context["discriminator"].strip("'"))))
-            text = f"key '{tag}' is required and missing"
+            text = f"key '{key}': expected one of {context['expected_tags']}, got '{context['tag']}'{hint}"
         case "value_error":
             where = f"key '{key}': " if key else ""
             text = f"{where}{context['error']}"
         case _:
-            message = problem["msg"]
-            expected = message.removeprefix("Input should be ").removeprefix("a valid ")
+            # pydantic says "Input should be a valid integer, got a number with a fractional part"
+            expected = problem["msg"].removeprefix("Input should be ").removeprefix("a valid ").partition(", ")[0]
+            expected = problem["msg"].removeprefix("Input should be ") if "'" in problem["msg"] else expected
             where = f"key '{key}'" if key else "the config"
             text = f"{where}: expected {expected}, got {problem['input']!r:.60}"
     more = len({locate(annotation, other["loc"])[0] for other in problems}) - 1
-    return f"{source}: {' '.join(text.split())}" + (f" (and {more} more problems)" if more else "")
+    return f"{source}: {' '.join(text.split())}" + (f" (and {more} more)" if more else "")
 
 
 def locate(annotation: Any, location: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], type[BaseModel] | None]:

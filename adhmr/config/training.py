@@ -18,7 +18,7 @@ class OptimConfig(StrictModel):
     clip_norm: float | None = Field(1.0, gt=0)  # global gradient norm; null: no clipping
     schedule: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: int = Field(0, ge=0)  # linear, before any schedule
-    milestones: list[int] = Field(default_factory=list)  # schedule "step": the lr is multiplied by gamma at each of these steps
+    milestones: list[int] = Field(default_factory=list)  # schedule "step": lr times gamma at each
     gamma: float = Field(0.1, gt=0)
     min_lr_ratio: float = Field(0.0, ge=0, le=1)  # schedule "cosine": the last lr as a share of lr
 
@@ -68,4 +68,3 @@ class DistributedConfig(StrictModel):
     """How several processes share the work; one process needs nothing of it."""
 
     strategy: Literal["ddp", "zero1", "zero2", "zero3"] = "ddp"
-

@@ -1,0 +1,1 @@
+"""The trainer, the interface of its tasks, checkpoints, averaging, tracking, signals and distribution."""

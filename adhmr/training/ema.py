@@ -1,0 +1,37 @@
+"""Exponential moving average of a model's weights in fp32. When it is saved and used: `trainer.py`."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """`module` is a frozen fp32 copy of the model, in eval mode, that follows it with `update`.
+
+    Decay of the n-th update: min(decay, (1 + n) / (10 + n)), so that the first weights are forgotten quickly.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.module = copy.deepcopy(model).float().eval().requires_grad_(False)
+        # Constant buffers may hold -inf (attention masks), where averaging gives NaN; those are copied, like integers.
+        self._averaged = {
+            name
+            for name, value in self.module.state_dict().items()
+            if value.is_floating_point() and value.isfinite().all()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, updates: int) -> None:
+        """Moves towards `model`; `updates` counts the updates made before this one."""
+        weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
+        averages, values = [], []
+        current = model.state_dict()
+        for name, average in self.module.state_dict().items():
+            if name in self._averaged:
+                averages.append(average)
+                values.append(current[name].float())
+            else:
+                average.copy_(current[name])
+        torch._foreach_lerp_(averages, values, weight)

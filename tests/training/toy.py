@@ -1,0 +1,106 @@
+"""A toy task and stream for the trainer's tests, and a program that trains it in one or several processes.
+
+python -m tests.training.toy RUN_DIR '{"train": {...}, "optim": {...}, "sleep": 0.0, ...}'
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
+from adhmr.errors import AdhmrError
+from adhmr.training.task import Task
+from adhmr.training.trainer import Trainer
+
+FEATURES = 6
+
+
+class ToyTask(Task):
+    """Regression with dropout and batch norm, so that resuming exactly needs generators and buffers too."""
+
+    kind = "toy"
+
+    def __init__(self, width: int = 16, dropout: float = 0.2, norm: bool = True):
+        torch.manual_seed(0)
+        self.width = width
+        layers = [nn.Linear(FEATURES, width), nn.BatchNorm1d(width) if norm else nn.Identity()]
+        self.model = nn.Sequential(*layers, nn.Dropout(dropout), nn.ReLU(), nn.Linear(width, 1))
+        self.prepared_on: torch.device | None = None
+
+    def prepare(self, device: torch.device) -> None:
+        self.prepared_on = device
+
+    def loss(self, model: nn.Module, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
+        error = model(batch["x"]).squeeze(-1) - batch["y"]
+        loss = error.square().mean()
+        return loss, {"absolute": error.abs().mean()}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        torch.rand(7)  # an evaluation may draw numbers without changing the training
+        x, y = samples(range(10_000, 10_064))
+        return {"error": (model(x).squeeze(-1) - y).abs().mean().item()}
+
+    def model_config(self) -> dict:
+        return {"width": self.width}
+
+
+def samples(positions: range) -> tuple[Tensor, Tensor]:
+    """Inputs and targets as a pure function of the positions."""
+    x = torch.stack([torch.randn(FEATURES, generator=torch.Generator().manual_seed(p)) for p in positions])
+    return x, x[:, 0] - 2 * x[:, 1] + x[:, 2].abs()
+
+
+def stream_factory(train: TrainConfig, sleep: float = 0.0, poison: tuple[int, ...] = (), signal_at: int | None = None):
+    """Step s covers positions [s B, (s + 1) B); ranks and micro-steps take fixed slices. `poison`: positions of NaN."""
+
+    def stream(start_step: int, rank: int, world_size: int):
+        micro = train.micro_batch_size(world_size)
+        for step in range(start_step, 10**9):
+            if step == signal_at and rank == world_size - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            for part in range(train.accumulation(world_size)):
+                first = step * train.global_batch + (rank * train.accumulation(world_size) + part) * micro
+                x, y = samples(range(first, first + micro))
+                for position in poison:
+                    if first <= position < first + micro:
+                        x[position - first] = float("nan")
+                time.sleep(sleep)
+                positions = torch.arange(first, first + micro)
+                yield {"x": x, "y": y, "position": positions, "key": [f"toy-{p}" for p in positions.tolist()]}
+
+    return stream
+
+
+def toy_trainer(run_dir: Path | str, settings: dict | None = None, task: Task | None = None) -> Trainer:
+    settings = settings or {}
+    defaults = {"steps": 24, "global_batch": 8, "micro_batch": 2, "ema_decay": 0.95, "log_every": 5, "save_every": 7}
+    train = TrainConfig(**{**defaults, **settings.get("train", {})})
+    stream = stream_factory(
+        train, settings.get("sleep", 0.0), tuple(settings.get("poison", ())), settings.get("signal_at")
+    )
+    return Trainer(
+        task=task or ToyTask(**settings.get("task", {})),
+        stream_factory=stream,
+        train=train,
+        optim=OptimConfig(**{"lr": 1e-2, "weight_decay": 0.01, "warmup_steps": 3, **settings.get("optim", {})}),
+        tracking=TrackingConfig(**settings.get("tracking", {})),
+        distributed=DistributedConfig(**settings.get("distributed", {})),
+        run_dir=run_dir,
+        seed=settings.get("seed", 5),
+        identity={"data": "toy"},
+    )
+
+
+if __name__ == "__main__":
+    try:
+        toy_trainer(sys.argv[1], json.loads(sys.argv[2])).fit()
+    except AdhmrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
