@@ -33,13 +33,13 @@ class EncoderConfig(StrictModel):
 
     @property
     def official_grid(self) -> bool:
-        """Whether points follow the official heatmap grid: x = col/w - 1/2 in [-1, 1), sampled with align_corners=True."""
+        """Whether points follow the official heatmap grid: x = 2 col/w - 1, sampled with align_corners=True."""
         return self.neck == "hrnet"
 
     @model_validator(mode="after")
     def _check(self) -> "EncoderConfig":
         if self.memory_dim % 4:
-            raise ValueError(f"memory_dim must be a multiple of 4 (2-D sine and cosine positions), found {self.memory_dim}")
+            raise ValueError(f"memory_dim must be a multiple of 4 (2-D sines and cosines), found {self.memory_dim}")
         if self.neck == "hrnet" and self.depth_head:
             raise ValueError("depth_head needs neck: fpn; the hrnet neck is the paper's and has none")
         return self
@@ -55,12 +55,12 @@ class TransformerConfig(StrictModel):
     dim: int = Field(512, gt=0)  # token width = pose part + local part; also the width of the image memory
     local_dim: int = Field(256, gt=0)  # the local part, the encoder's local_dim
     heads: int = Field(8, gt=0)
-    reaches: list[int] = [7, 6, 5, 4, 3, 1]  # block b attends within this many hops of the token graph; its length = blocks
+    reaches: tuple[int, ...] = (7, 6, 5, 4, 3, 1)  # one a block: how many hops of the token graph it attends over
     ffn: int = Field(2048, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
     input_dropout: float = Field(0.25, ge=0, lt=1)
     input_norm: bool = True  # the paper's GroupNorm over the embedded pose; it hides a small model's input magnitudes
-    initialisation: Literal["unit_norm", "xavier"] = "unit_norm"  # unit_norm: the official one, Frobenius norm at most 1
+    initialisation: Literal["unit_norm", "xavier"] = "unit_norm"  # unit_norm is the official one
 
     @property
     def pose_dim(self) -> int:
@@ -83,9 +83,9 @@ class TransformerConfig(StrictModel):
 class DenoiserConfig(TransformerConfig):
     """HypoNet's denoiser.
 
-    preconditioning "none" is the paper's (raw input, noise predicted as a residual of it). "edm" scales input and output by
-    the noise level, for data spread by sigma_joint and sigma_twist (units of x0) about a centre; with `anchor` the centre of
-    the joints is the encoder's own estimate of them, which makes the encoder's image evidence the starting point.
+    preconditioning "none" is the paper's (raw input, noise predicted as a residual of it). "edm" scales in- and output
+    by the noise level, for data spread by sigma_joint and sigma_twist (units of x0) about a centre; with `anchor` the
+    centre of the joints is the encoder's own estimate of them: what the image says is the starting point.
     """
 
     preconditioning: Literal["none", "edm"] = "none"
@@ -103,8 +103,8 @@ class DenoiserConfig(TransformerConfig):
 class ScorerConfig(TransformerConfig):
     """HMR-Scorer: its own image encoder and a head that scores hypotheses.
 
-    variant: "uvd" is the paper's, "pose6d" its ablation HMR-Scorer-P (rotations), "2d" HMR-Scorer-2D. `relative` also feeds
-    the hypothesis' difference from the encoder's own joints (and depth).
+    variant: "uvd" is the paper's, "pose6d" its ablation HMR-Scorer-P (rotations), "2d" HMR-Scorer-2D. `relative` also
+    feeds the hypothesis' difference from the encoder's own joints (and depth).
     """
 
     encoder: EncoderConfig = Field(default_factory=EncoderConfig)

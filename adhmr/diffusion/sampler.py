@@ -29,8 +29,8 @@ def ddim_sample(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample x0 of `num_hypotheses` hypotheses an image.
 
-    noise (N, M, 133) standard normal, the caller's (so that it can be keyed by the image); with `zero_first` hypothesis 0
-    starts from zero noise instead: the model's mode. Returns x_joint (N, M, 87) and x_twist (N, M, 46), units of x0.
+    noise (N, M, 133) standard normal, the caller's (so that it can be keyed by the image); with `zero_first` hypothesis
+    0 starts from zero noise instead: the model's mode. Returns x_joint (N, M, 87), x_twist (N, M, 46), units of x0.
     """
     if noise.shape[1:] != (num_hypotheses, JOINT_DIM + TWIST_DIM):
         raise ValueError(f"noise must be (N, {num_hypotheses}, {JOINT_DIM + TWIST_DIM}), found {tuple(noise.shape)}")

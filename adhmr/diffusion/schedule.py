@@ -1,4 +1,4 @@
-"""The noise schedule of the diffusion: linear betas, and the forward process q(x_t | x_0). Sampling is in sampler.py."""
+"""The noise schedule: linear betas, and the forward process q(x_t | x_0). Sampling is in sampler.py."""
 
 import torch
 
@@ -9,7 +9,7 @@ BETA_FIRST, BETA_LAST = 1e-4, 0.02
 class LinearSchedule:
     """Linear betas from 1e-4 to 0.02 over T = 1000 steps.
 
-    x0 is scaled to about +-50 while the noise has unit spread, so the signal at t = 999 is not zero (50 * 0.00635 = 0.32).
+    x0 is scaled to about +-50 while the noise has unit spread, so the signal at t = 999 is not zero: 50 * 0.00635.
     """
 
     def __init__(self, num_timesteps: int = NUM_TIMESTEPS):

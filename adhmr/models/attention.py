@@ -1,4 +1,4 @@
-"""Attention and the decoder block of HypoNet: graph-masked self-attention, cross-attention to image memory, feed-forward.
+"""Attention and HypoNet's decoder block: graph-masked self-attention, cross-attention to image memory, feed-forward.
 
 The official initialisation is here too, for both networks that are built of these blocks.
 """
@@ -71,11 +71,10 @@ class DecoderBlock(nn.Module):
         normed = self.norm1(x)
         placed = normed + token_position
         x = x + self.dropout(self.self_attention(placed, placed, normed, allowed))
-        # The queries of all hypotheses of an image form one sequence, so that its memory is projected once and never repeated.
+        # The queries of all hypotheses of an image form one sequence: its memory is projected once, never repeated.
         queries = self.norm2(x).view(images, hypotheses * count, dim)
-        gathered = self.cross_attention(
-            queries + token_position.repeat(hypotheses, 1), memory + memory_position, memory
-        )
+        queries = queries + token_position.repeat(hypotheses, 1)
+        gathered = self.cross_attention(queries, memory + memory_position, memory)
         x = x + self.dropout(gathered).view_as(x)
         x = x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
         return x.view(images, hypotheses, count, dim)

@@ -19,6 +19,7 @@ from adhmr.models.positional import image_sinusoid, sinusoid
 TIME_DIM = 128
 INPUT_GROUPS = 32
 X0_HALF_RANGE = 50.0  # x0 of a joint at the crop's edge, one metre from the root, or of a twist of cosine 1
+ANCHORED_PARTS = 3  # a joint is seen relative to the anchor, in the crop, and beside the anchor itself
 ABSOLUTE_SIGMA = 20.0  # spread of x0 about the crop's middle, for the inputs that are not centred on the anchor
 
 
@@ -48,7 +49,7 @@ class Denoiser(nn.Module):
         adjacency = token_adjacency()
         near = within_hops(adjacency, 2)
         near_joints, near_twists = near[:NUM_JOINTS, :NUM_JOINTS], near[NUM_JOINTS:, NUM_JOINTS:]
-        self.joint_input = TokenInput(near_joints, 9 if config.anchor else 3, config)
+        self.joint_input = TokenInput(near_joints, 3 * ANCHORED_PARTS if config.anchor else 3, config)
         self.twist_input = TokenInput(near_twists, 2, config)
         self.time = nn.ModuleList([nn.Linear(TIME_DIM, config.dim), nn.Linear(config.dim, config.dim)])
         self.blocks = nn.ModuleList(
@@ -74,15 +75,15 @@ class Denoiser(nn.Module):
     def forward(
         self, x_joint: torch.Tensor, x_twist: torch.Tensor, t: torch.Tensor, features: ImageFeatures
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x_joint (N, M, 87), x_twist (N, M, 46), t (N, M) int64, features of N images -> predicted noise, same shapes."""
+        """x_joint (N, M, 87), x_twist (N, M, 46), t (N, M) int64, features of N images -> noise, same shapes."""
         if self.config.preconditioning == "edm":
             return self._preconditioned(x_joint, x_twist, t, features)
         out_joint, out_twist = self._network(x_joint, x_twist, t, features)
         return x_joint + out_joint.float(), x_twist + out_twist.float()
 
     def loss_weights(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights (N, M, 1) of the squared noise errors of joints and twists that make all t count alike for the network:
-        the inverse square of the output scale s / sqrt(sigma^2 + s^2). Needs preconditioning "edm"."""
+        """Weights (N, M, 1) of the squared noise errors of joints and twists with which all t (N, M) count alike for
+        the network: the inverse square of its output's scale s / sqrt(sigma^2 + s^2). Needs preconditioning "edm"."""
         sigma = self.noise_level[t][..., None]
         return (sigma / self.config.sigma_joint) ** 2 + 1.0, (sigma / self.config.sigma_twist) ** 2 + 1.0
 
@@ -109,7 +110,8 @@ class Denoiser(nn.Module):
             if config.anchor:
                 absolute = joint / (sigma**2 + ABSOLUTE_SIGMA**2).sqrt()
                 parts = [scaled, absolute, (anchor / ABSOLUTE_SIGMA).expand_as(joint)]
-                scaled = torch.stack([part.unflatten(-1, (NUM_JOINTS, 3)) for part in parts], -2).flatten(2)  # (N, M, 261)
+                per_joint = [part.unflatten(-1, (NUM_JOINTS, 3)) for part in parts]
+                scaled = torch.cat(per_joint, -1).flatten(2)  # (N, M, 29 * 9)
         out_joint, out_twist = self._network(scaled, y_twist / total_twist, t, features)
         eps_joint = y_joint * sigma / total_joint**2 - out_joint.float() * config.sigma_joint / total_joint
         eps_twist = y_twist * sigma / total_twist**2 - out_twist.float() * config.sigma_twist / total_twist

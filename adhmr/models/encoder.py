@@ -23,11 +23,11 @@ class ImageFeatures(NamedTuple):
     """What the encoder gives of N crops; h x w is the local map, T the number of memory tokens."""
 
     memory: torch.Tensor  # (N, T, C)
-    local_map: torch.Tensor  # (N, C_local, h, w)
+    local_map: torch.Tensor | None  # (N, C_local, h, w); None in stored features, which only the denoiser reads
     local: torch.Tensor  # (N, 52, C_local) at the joints and the bones' midpoints
     joints2d: torch.Tensor  # (N, 29, 2) in [-1, 1] over the crop
-    depth: torch.Tensor | None  # (N, 29) metres relative to the root
-    heatmap_logits: torch.Tensor  # (N, 29, h, w)
+    depth: torch.Tensor | None  # (N, 29) metres relative to the root; None without a depth head
+    heatmap_logits: torch.Tensor | None  # (N, 29, h, w); None in stored features
     betas: torch.Tensor  # (N, 10)
 
     def index(self, rows: torch.Tensor | slice) -> "ImageFeatures":

@@ -21,8 +21,8 @@ def joint_adjacency() -> np.ndarray:
 
 
 def token_adjacency() -> np.ndarray:
-    """(52, 52) bool: joints as in `joint_adjacency`; the twist token of joint j (1..23) linked with the neighbourhood of j;
-    twist tokens that share a joint linked with each other."""
+    """(52, 52) bool: joints as in `joint_adjacency`; the twist token of joint j (1..23) linked with the neighbourhood
+    of j; twist tokens that share a joint linked with each other."""
     joints = joint_adjacency()
     adjacency = np.eye(NUM_TOKENS, dtype=bool)
     adjacency[:NUM_JOINTS, :NUM_JOINTS] = joints
@@ -34,5 +34,5 @@ def token_adjacency() -> np.ndarray:
 
 
 def within_hops(adjacency: np.ndarray, hops: int) -> torch.Tensor:
-    """(T, T) bool: pairs of tokens joined by a walk of `hops` steps; tokens are linked with themselves, so this is a distance."""
+    """(T, T) bool: which tokens are at most `hops` links apart (each token is linked with itself)."""
     return torch.from_numpy(np.linalg.matrix_power(adjacency.astype(np.int64), hops) > 0)

@@ -8,8 +8,8 @@ from torch import nn
 class MaskedLinear(nn.Linear):
     """Linear over flattened tokens, (..., tokens_in * features_in) -> (..., tokens_out * features_out).
 
-    The weight is seen as [token_out, feature_out, token_in, feature_in] and multiplied by the (token_out, token_in) mask in
-    the graph, so that masked entries get no gradient. (The official code overwrites the stored weight before each forward.)
+    The weight is seen as [token_out, feature_out, token_in, feature_in] and multiplied by the (token_out, token_in)
+    mask in the graph, so that masked entries get no gradient. (The official code overwrites the stored weight instead.)
     """
 
     def __init__(self, token_mask: torch.Tensor, features_in: int, features_out: int):

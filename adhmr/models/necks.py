@@ -1,12 +1,14 @@
 """Backbone and neck together: image -> memory map, local map, betas. Heatmaps and sampling are in encoder.py."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import adhmr.models.torchvision_operators  # noqa: F401  (must come before timm)
-import timm  # isort: skip
-from timm.models.resnet import Bottleneck  # isort: skip
+import adhmr.models.torchvision_operators  # isort: skip  # noqa: F401  (must come before timm)
+import timm
+from timm.models.resnet import Bottleneck
 
 from adhmr.config.model import EncoderConfig
 from adhmr.errors import AdhmrError
@@ -21,7 +23,7 @@ def _backbone(config: EncoderConfig, **options: object) -> nn.Module:
             config.backbone, features_only=True, pretrained=False, **(options | config.backbone_options)
         )
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise AdhmrError(f"encoder.backbone: timm cannot make '{config.backbone}' with feature maps ({error})") from error
+        raise AdhmrError(f"encoder.backbone: timm cannot make feature maps of '{config.backbone}' ({error})") from error
 
 
 class FpnNeck(nn.Module):
@@ -34,7 +36,7 @@ class FpnNeck(nn.Module):
         self.backbone = _backbone(config)
         strides = self.backbone.feature_info.reduction()
         if not {4, 8, 16, 32} <= set(strides):
-            raise AdhmrError(f"encoder.backbone: '{config.backbone}' has strides {strides}; the fpn neck needs 4, 8, 16, 32")
+            raise AdhmrError(f"encoder.backbone: '{config.backbone}' has strides {strides}; neck fpn needs 4 to 32")
         self.levels = [strides.index(stride) for stride in (4, 8, 16, 32)]
         channels = [self.backbone.feature_info.channels()[level] for level in self.levels]
         self.laterals = nn.ModuleList(nn.Conv2d(width, config.local_dim, 1) for width in channels)
@@ -81,7 +83,7 @@ class HRNetNeck(nn.Module):
         )
         self.reduce = nn.ModuleList(
             nn.Sequential(nn.Conv2d(fine, coarse, 3, stride=2, padding=1), nn.BatchNorm2d(coarse), nn.ReLU())
-            for fine, coarse in zip(raised[:-1], raised[1:], strict=True)
+            for fine, coarse in pairwise(raised)
         )
         self.betas_map = nn.Sequential(nn.Conv2d(raised[-1], 2048, 1), nn.BatchNorm2d(2048), nn.ReLU())
         self.betas = nn.Linear(2048, NUM_BETAS)

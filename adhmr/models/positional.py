@@ -14,7 +14,8 @@ def sinusoid(positions: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def image_sinusoid(rows: int, columns: int, dim: int) -> torch.Tensor:
-    """(rows * columns, dim) row-major: the first half of the channels encodes x, the second y; sine and cosine alternate."""
+    """(rows * columns, dim) row-major: the first half of the channels encodes x, the second y; sines and cosines
+    alternate."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(0, half, 2, dtype=torch.float32) / half)  # (dim/4,)
 

@@ -4,7 +4,6 @@ The blocks are the denoiser's (attention.py) over the 29 joint tokens, without t
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from adhmr.body.skeleton import NUM_JOINTS
@@ -17,7 +16,7 @@ from adhmr.models.positional import image_sinusoid, sinusoid
 
 NUM_ROTATIONS = 24
 SCORE_SLOPE = 5.0
-#: Differences from the encoder's joints are mostly below a tenth of the crop or of a metre; beyond half they say no more.
+#: Differences from the encoder's joints are mostly below a tenth of a crop or metre; beyond a half they say no more.
 RELATIVE_SCALE, RELATIVE_LIMIT = 10.0, 5.0
 
 
@@ -27,7 +26,7 @@ def score_of(raw: torch.Tensor) -> torch.Tensor:
 
 
 class TokenAdapter(nn.Module):
-    """Memory and local map from the tokens of a vision transformer, as in the paper: a 1x1 and a transposed convolution."""
+    """Memory and local map from a vision transformer's tokens, as in the paper: 1x1 and transposed convolution."""
 
     def __init__(self, token_dim: int, memory_dim: int, local_dim: int):
         super().__init__()
@@ -96,8 +95,8 @@ class HMRScorer(nn.Module):
     def forward(self, features: ImageFeatures, hypotheses: torch.Tensor, crop_size: int) -> torch.Tensor:
         """Raw scores (N, M) of hypotheses; `score_of` maps them to (0, 1).
 
-        features: of `.encoder`, N crops of crop_size pixels. hypotheses: (N, M, 29, 3) UVD in pixels of the crop and metres
-        (variants "uvd" and "2d"), or (N, M, 24, 6) the first two columns of each rotation (variant "pose6d").
+        features: of `.encoder`, N crops of crop_size pixels. hypotheses: (N, M, 29, 3) UVD in pixels of the crop and
+        metres (variants "uvd" and "2d"), or (N, M, 24, 6) the first two columns of each rotation (variant "pose6d").
         """
         if self.config.variant == "pose6d":
             # Rotations alone do not say where in the crop the body is: look where the encoder sees the joints.
@@ -111,7 +110,7 @@ class HMRScorer(nn.Module):
         return self.head(features.memory, local, pose.flatten(2))
 
     def _relative(self, pose: torch.Tensor, features: ImageFeatures) -> torch.Tensor:
-        """Scaled, bounded difference of (N, M, 29, 2 or 3) from the encoder's own joints, and its length in the image."""
+        """Scaled, bounded difference of (N, M, 29, 2 or 3) from the encoder's own joints, and its length in 2-D."""
         own = features.joints2d
         if pose.shape[-1] == 3:
             depth = torch.zeros_like(own[..., 0]) if features.depth is None else features.depth

@@ -1,7 +1,7 @@
 """Declares torchvision's compiled operators when its library does not load; import this before timm.
 
-torchvision has no CPU build on the package index: beside a CPU torch its C++ library does not load, and `import torchvision`
-(which timm imports) then fails on `torchvision::nms`. Only schemas are declared: nothing in this project runs detection.
+torchvision has no CPU build on the package index: beside a CPU torch its C++ library does not load, and `import
+torchvision` (which timm needs) then fails on `torchvision::nms`. Only schemas are declared: no detection runs here.
 """
 
 import importlib.util

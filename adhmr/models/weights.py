@@ -41,22 +41,10 @@ def save_weights(
 
     `metadata` is any further JSON-serialisable provenance. The file appears by rename.
     """
-    save_state(path, module.state_dict(), kind, config, metadata, dtype)
-
-
-def save_state(
-    path: str | Path,
-    state: dict[str, torch.Tensor],
-    kind: str,
-    config: dict[str, Any],
-    metadata: dict[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """As `save_weights`, of a state dict."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for name, tensor in state.items():
+    for name, tensor in module.state_dict().items():
         tensor = tensor.detach().cpu()
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
@@ -78,7 +66,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except SafetensorError as error:
         raise AdhmrError(f"{path}: not a whole safetensors file ({error}); copy or train it again") from error
     if header.get("format") != FORMAT:
@@ -101,14 +89,14 @@ def load_model(path: str | Path, kind: str) -> nn.Module:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise AdhmrError(f"{path}: its model configuration does not fit this version ({key}: {first['msg']})") from error
+        raise AdhmrError(f"{path}: its model configuration does not fit this version; {key}: {first['msg']}") from error
     model = model_class(config)
     load_state(model, state, str(path))
     return model.eval()
 
 
 def load_state(module: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load every tensor of `state`, or raise AdhmrError naming the first few that are missing, unknown or of another shape."""
+    """Load every tensor of `state`, or raise AdhmrError naming the first few that are missing, unknown or misshapen."""
     own = module.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unknown {name}" for name in state if name not in own]

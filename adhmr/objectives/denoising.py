@@ -1,30 +1,10 @@
-"""The base model's loss: betas, 2-D joints, noise of joints and twists, and the auxiliary heatmap and depth losses.
+"""Parts of the base model's loss: betas, 2-D joints, noise of joints and twists; auxiliary heatmaps and depth.
 
-Preference losses are in preference.py, the scorer's in ranking.py.
+Their weights are adhmr.config.stages.DenoisingWeights. Preference losses are in preference.py, scorers' in ranking.py.
 """
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-
-from adhmr.diffusion.schedule import NUM_TIMESTEPS
-
-
-@dataclass(frozen=True)
-class DenoisingWeights:
-    """Weights of the parts; betas 10 and joints2d 10 / 40 / 20 (stages 1, 2, wild) are the paper's, the auxiliaries are off."""
-
-    betas: float = 10.0
-    joints2d: float = 10.0
-    noise: float = 1.0
-    heatmap: float = 0.0
-    depth: float = 0.0
-
-
-def antithetic_timesteps(half: torch.Tensor, count: int, num_timesteps: int = NUM_TIMESTEPS) -> torch.Tensor:
-    """half (count // 2 + 1,) drawn uniformly from 0..T-1 -> (count,): those and T - 1 - t, cut to count."""
-    return torch.cat([half, num_timesteps - 1 - half])[:count]
 
 
 def _weighted_square(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -57,7 +37,7 @@ def noise_loss(
 
 
 def heatmap_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, spread: float = 1.2) -> torch.Tensor:
-    """Cross-entropy of the heatmaps' softmax with a Gaussian (of `spread` cells) about the true joint, mean over joints.
+    """Cross-entropy of the heatmaps' softmax with a Gaussian of `spread` cells about the true joint, mean over joints.
 
     logits (N, 29, h, w), target (N, 29, 2) in [-1, 1], weight (N, 29). Joints outside the crop are left out.
     """
