@@ -1,0 +1,130 @@
+"""The `adhmr` command. Each command checks its input and hands over to a module; errors of the user's end in one line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+from adhmr.errors import AdhmrError
+
+# stage name -> "module:function", imported only when that stage runs
+STAGES = {
+    "synth": "adhmr.data.synthetic.stage:run_stage",
+    "base": "adhmr.training.run:run_stage",
+    "scorer": "adhmr.training.run:run_stage",
+    "dpo": "adhmr.training.run:run_stage",
+    "generate": "adhmr.preference.generate:run_stage",
+    "evaluate": "adhmr.evaluation.evaluate:run_stage",
+    "report": "adhmr.evaluation.report:run_stage",
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """ADHMR: preference alignment of diffusion-based human mesh recovery."""
+
+
+@cli.command()
+@click.argument("stage_file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--check", is_flag=True, help="Check the configuration and stop.")
+def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
+    """Run one stage: adhmr run STAGE.yaml [a.b=c ...]."""
+    from pydantic import TypeAdapter
+
+    from adhmr.config.loading import load_config, save_resolved
+    from adhmr.config.stages import Stage
+
+    config = load_config(stage_file, list(overrides), TypeAdapter(Stage))
+    if check:
+        click.echo(f"{stage_file}: a valid {config.stage} stage, output {config.output}")
+        return
+    config.output.mkdir(parents=True, exist_ok=True)
+    save_resolved(config, config.output / "config.yaml")
+    if config.threads:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    module, function = STAGES[config.stage].split(":")
+    getattr(importlib.import_module(module), function)(config)
+
+
+@cli.command()
+@click.argument("pipeline_file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+def pipeline(pipeline_file: Path, overrides: tuple[str, ...]) -> None:
+    """Run a chain of stages: adhmr pipeline PIPE.yaml [stage.a.b=c ...]. A rerun continues."""
+    from launchers.pipeline import run_pipeline
+
+    run_pipeline(pipeline_file, list(overrides))
+
+
+@cli.group()
+def data() -> None:
+    """Data sets: make, look at."""
+
+
+@data.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--set", "name", required=True, help="synth-studio, synth-game, synth-wild or synth-bench")
+@click.option("--split", default="train", show_default=True, help="train; val or test for synth-bench")
+@click.option("--count", default=1000, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--processes", default=2, show_default=True)
+@click.option("--image-size", default=192, show_default=True)
+def synth(output: Path, name: str, split: str, count: int, seed: int, processes: int, image_size: int) -> None:
+    """Render one embedded data set into OUTPUT. Same seed, same bytes; a rerun continues."""
+    from adhmr.data.synthetic.build import synthesise
+
+    synthesise(name, output, count, seed=seed, split=split, processes=processes, image_size=image_size)
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--count", default=32, show_default=True, help="samples on the contact sheet")
+@click.option("--sheet", type=click.Path(path_type=Path), help="where to write it (default: FOLDER/contact_sheet.jpg)")
+def inspect(folder: Path, count: int, sheet: Path | None) -> None:
+    """Print what a shard folder holds and draw a contact sheet with the labels over the images."""
+    from adhmr.data.contact_sheet import contact_sheet, describe
+
+    click.echo(describe(folder))
+    sheet = sheet or folder / "contact_sheet.jpg"
+    contact_sheet(folder, count, sheet)
+    click.echo(f"contact sheet: {sheet}")
+
+
+@cli.group()
+def weights() -> None:
+    """Weight files."""
+
+
+@weights.command("export-encoder")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+def export_encoder(source: Path, target: Path) -> None:
+    """Write the image encoder of a base model's weights (SOURCE) as a half-precision file (TARGET)."""
+    from adhmr.models.weights import load_model, save_encoder
+
+    save_encoder(target, load_model(source, "base").encoder)
+    click.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def main() -> None:
+    """Entry point of the console script: user errors become one line and exit code 2."""
+    try:
+        cli.main(standalone_mode=False)
+    except AdhmrError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

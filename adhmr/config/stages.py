@@ -1,0 +1,204 @@
+"""One typed configuration a stage. A stage is one YAML file whose `stage:` key chooses the class here; what a stage
+does with its configuration lives elsewhere (adhmr.cli maps stages to code)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from adhmr.config.base import StrictModel
+from adhmr.config.data import CropConfig, DataConfig, DataSetConfig
+from adhmr.config.model import BaseModelConfig, ScorerConfig
+from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
+
+
+class StageConfig(StrictModel):
+    """What every stage has."""
+
+    output: Path  # the run folder; everything the stage writes is inside it
+    seed: int = 0
+    threads: int = Field(0, ge=0)  # CPU threads of tensor operations; 0 leaves torch's own choice
+
+
+class TrainingStage(StageConfig):
+    """What the three trained stages have in common."""
+
+    train: TrainConfig
+    optim: OptimConfig
+    tracking: TrackingConfig = TrackingConfig()
+    distributed: DistributedConfig = DistributedConfig()
+
+
+# ------------------------------------------------------------------------------------------------ embedded data
+class SyntheticSet(StrictModel):
+    name: Literal["synth-studio", "synth-game", "synth-wild", "synth-bench"]
+    split: str = "train"
+    count: int = Field(gt=0)
+
+
+class SynthStage(StageConfig):
+    """`adhmr data synth`: render the embedded data sets into output/<name>-<split>/."""
+
+    stage: Literal["synth"]
+    sets: list[SyntheticSet]
+    processes: int = Field(2, gt=0)
+    image_size: int = Field(192, ge=64, le=384)
+    samples_per_shard: int = Field(500, gt=0)
+    scale: float = Field(1.0, gt=0)  # multiplies every count: one number to make all sets larger or smaller
+
+
+# ------------------------------------------------------------------------------------------------ base model
+class DenoisingWeights(StrictModel):
+    """Weights of the base model's loss (facts of the paper's base model, section 2.3)."""
+
+    joints: float = 1.0  # squared error of the joints' noise
+    twists: float = 1.0  # squared error of the twists' noise
+    betas: float = 10.0
+    joints2d: float = 10.0  # squared error of the encoder's 2-D joints in [-1, 1]
+    heatmap: float = 0.0  # cross-entropy of the encoder's heat-maps (encoders trained from scratch need it)
+    depth: float = 0.0  # L1 of the encoder's joint depths, metres
+
+
+class BaseStage(TrainingStage):
+    """Train HypoNet: image encoder and diffusion denoiser."""
+
+    stage: Literal["base"]
+    data: DataConfig
+    validation: DataSetConfig | None = None
+    validation_limit: int = 200
+    model: BaseModelConfig
+    loss: DenoisingWeights = DenoisingWeights()
+    noise_draws: int = Field(1, gt=0)  # (t, noise) pairs an image: more denoiser work for one encoder pass
+    encoder_weights: Path | None = None  # initial encoder: an exported encoder or a base model's weights
+    freeze_encoder: bool = False
+    encoder_lr_scale: float = 1.0
+
+
+# ------------------------------------------------------------------------------------------------ reward model
+class NoiseConfig(StrictModel):
+    """How ground truth is disturbed into hypotheses for the scorer (paper section 4.2). `fixed` is the released code's
+    isotropic noise; `mixed` draws a magnitude for each hypothesis and each joint, which spreads the errors."""
+
+    kind: Literal["fixed", "mixed"] = "fixed"
+    pose: float = 0.05  # radians, each axis-angle component; the upper end of the range when mixed
+    root: float = 0.02  # radians
+    betas: float = 0.05
+    translation: float = 0.0  # metres
+    smallest: float = 0.1  # mixed: magnitudes are log-uniform in [smallest, 1] times the values above
+    joint_probability: float = 0.7  # mixed: share of the joints that a hypothesis disturbs
+
+
+class RankingWeights(StrictModel):
+    pve: float = 1.0
+    pa_pve: float = 1.0
+    mpjpe: float = 1.0
+    pa_mpjpe: float = 1.0
+    calibration: float = 0.0  # squared error of s against an error-derived target in [0, 1]
+    auxiliary: float = 0.0  # 2-D and depth losses of a scorer encoder that trains
+    sigma: float = 5.0
+
+
+class ScorerStage(TrainingStage):
+    """Train HMR-Scorer by ranking disturbed ground truth."""
+
+    stage: Literal["scorer"]
+    data: DataConfig
+    model: ScorerConfig
+    hypotheses: int = Field(15, gt=1)
+    noise: NoiseConfig = NoiseConfig()
+    loss: RankingWeights = RankingWeights()
+    metric_vertices: int = 0  # vertices in the vertex errors, evenly strided; 0 takes all
+    encoder_weights: Path | None = None
+    freeze_encoder: bool = True
+
+
+# ------------------------------------------------------------------------------------------------ preferences
+class GenerateSet(StrictModel):
+    path: Path
+    # Each ranking gives a folder <set>-<ranking>. scorer: the reward model; error: PVE, for exact labels (studio);
+    # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints
+    rankings: list[Literal["scorer", "error", "random", "mode", "joints2d"]]
+    limit: int | None = None
+
+
+class GenerateStage(StageConfig):
+    """Sample hypotheses, rank them, pair them, write preference shards (paper section 4.3)."""
+
+    stage: Literal["generate"]
+    base: Path
+    scorer: Path | None = None
+    sets: list[GenerateSet]
+    crop: CropConfig
+    hypotheses: int = Field(50, gt=1)  # M
+    pairs: int = Field(5, gt=0)  # K
+    margin: float = 0.0  # smallest difference of the ranking value within a pair (raw score, metres, or pixels)
+    features: bool = True  # store the frozen encoder's features beside the pairs
+    images_per_batch: int = 16
+    unit: int = 250  # images a work unit: one shard of output
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class PreferenceSet(StrictModel):
+    path: Path
+    weight: float = Field(1.0, gt=0)
+
+
+class DpoStage(TrainingStage):
+    """Align a base model with preference shards (paper equation 5, in the form of the released code)."""
+
+    stage: Literal["dpo"]
+    base: Path
+    preferences: list[PreferenceSet]
+    period: int = 64
+    pairs_per_image: int = Field(1, gt=0)
+    workers: int = 1
+    beta: float = 100.0
+    norm: Literal["group", "single"] = "group"  # group: joints and twists apart (code); single: one norm (paper)
+    winner_weight: float = 0.0  # adds the winner's own denoising error
+    validation: DataSetConfig | None = None
+    validation_limit: int = 200
+    validation_padding: float = 1.25  # of the crops, as in training
+
+
+# ------------------------------------------------------------------------------------------------ evaluation
+class EvaluatedModel(StrictModel):
+    name: str
+    weights: Path
+    group: str | None = None  # models of one group are seeds of one method in the tables
+
+
+class EvaluateStage(StageConfig):
+    """Errors of several models on one labelled set, with the same noise for all."""
+
+    stage: Literal["evaluate"]
+    data: Path
+    limit: int | None = None
+    crop: CropConfig
+    models: list[EvaluatedModel]
+    scorer: Path | None = None
+    hypotheses: list[int] = [10, 100, 200]  # the values of M in the tables; the largest is sampled
+    scorer_noise: dict[str, NoiseConfig] = {}  # name -> noise of the pooled scorer test (paper section 5.1)
+    images_per_batch: int = 16
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class ReportStage(StageConfig):
+    """Tables and pictures from finished runs, as one HTML file that opens without a network."""
+
+    stage: Literal["report"]
+    title: str
+    evaluation: Path
+    runs: list[Path] = []
+    baseline: str = "base"
+    data: Path
+    crop: CropConfig
+    pictures: int = 12
+    compared: list[EvaluatedModel] = []
+
+
+Stage = Annotated[
+    SynthStage | BaseStage | ScorerStage | GenerateStage | DpoStage | EvaluateStage | ReportStage,
+    Field(discriminator="stage"),
+]

@@ -1,0 +1,1 @@
+"""Errors of models on labelled sets, correlation of scores with errors, tables, the report."""

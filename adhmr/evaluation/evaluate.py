@@ -1,0 +1,148 @@
+"""Stage "evaluate": errors of several base models on one labelled set, with the same noise for all, and how well scorer
+and training-free rankings order their hypotheses. Writes errors per image (errors.npz) and figures (figures.json);
+tables are made from those in tables.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adhmr.atomic_file import write_atomically
+from adhmr.body.body_model import BodyModel
+from adhmr.config.stages import EvaluatedModel, EvaluateStage
+from adhmr.data.randomness import generator_for
+from adhmr.data.shard_reader import ShardReader
+from adhmr.data.stream import iterate_set
+from adhmr.data.transforms import PersonCrop
+from adhmr.errors import AdhmrError
+from adhmr.evaluation.correlation import pooled_correlation, within_image_correlation
+from adhmr.evaluation.tables import print_tables
+from adhmr.models.weights import load_model, weights_hash
+from adhmr.preference.hypotheses import Hypotheses, hypothesis_noise, sample_hypotheses
+from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
+from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
+from adhmr.preference.rankings import RANKINGS, RankingContext
+from adhmr.progress import track
+
+TRAINING_FREE = ("mode", "joints2d")
+
+
+class Evaluation:
+    """What all models of one evaluation share."""
+
+    def __init__(self, config: EvaluateStage):
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.reader = ShardReader(config.data)
+        self.body = BodyModel().to(self.device)
+        self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
+        self.crop = PersonCrop(config.crop, None)
+        self.count = min(len(self.reader), config.limit or len(self.reader))
+
+    def batches(self, title: str) -> Any:
+        size = self.config.images_per_batch
+        starts = range(0, self.count, size)
+        stream = iterate_set(self.reader, self.crop, size, limit=self.count)
+        for _, batch in zip(track(starts, title, "batches"), stream):
+            yield {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+
+    @torch.no_grad()
+    def model(self, evaluated: EvaluatedModel) -> dict[str, np.ndarray]:
+        """Arrays of one model: errors (N, M, 4) mm of each hypothesis, mean_errors (N, 4) of the mean hypothesis, and
+        of each ranking its values (N, M)."""
+        model = load_model(evaluated.weights, "base").to(self.device)
+        if model.config.crop_size != self.config.crop.size:
+            raise AdhmrError(
+                f"{evaluated.weights}: made for crops of {model.config.crop_size} px, crop.size is {self.config.crop.size}"
+            )
+        rankings = [*TRAINING_FREE, *(["scorer"] if self.scorer is not None else [])]
+        collected: dict[str, list[torch.Tensor]] = {}
+        for batch in self.batches(f"evaluate {evaluated.name}"):
+            features = model.encoder(batch["image"])
+            noise = hypothesis_noise(self.config.seed, batch["key"], max(self.config.hypotheses))
+            hypotheses = sample_hypotheses(model, features, noise, self.config.crop.size, self.config.precision)
+            mean = Hypotheses(hypotheses.uvd.mean(1, keepdim=True), hypotheses.twists.mean(1, keepdim=True))
+            context = RankingContext(
+                batch["key"], batch["image"], features, hypotheses, self.config.crop.size, self.config.seed, self.scorer
+            )
+            made = {
+                "errors": 1000.0 * errors_of_hypotheses(self.body, hypotheses, features.betas, batch),
+                "mean_errors": 1000.0 * errors_of_hypotheses(self.body, mean, features.betas, batch)[:, 0],
+                **{f"value_{name}": RANKINGS[name](context) for name in rankings},
+            }
+            for name, value in made.items():
+                collected.setdefault(name, []).append(value.cpu())
+        return {name: torch.cat(values).numpy() for name, values in collected.items()}
+
+    @torch.no_grad()
+    def scorer_on_noised_truth(self, name: str) -> dict[str, Any]:
+        """The pooled test of section 5.1: one disturbed ground truth an image; correlations with each error."""
+        scores, errors = [], []
+        for batch in self.batches(f"scorer on noise '{name}'"):
+            noise = np.stack(
+                [
+                    draw_pose_noise(self.config.scorer_noise[name], 1, generator_for(self.config.seed, name, key))
+                    for key in batch["key"]
+                ]
+            )
+            truth = noised_truth(self.body, self.body, batch, torch.from_numpy(noise).to(self.device))
+            scores.append(self.scorer(batch["image"], truth.input_of(self.scorer.config.variant))[1].cpu())
+            errors.append(truth.errors.cpu())
+        pooled, error = torch.cat(scores)[:, 0].numpy(), 1000.0 * torch.cat(errors)[:, 0].numpy()
+        figures: dict[str, Any] = {"samples": len(pooled)}
+        for index, metric in enumerate(ERROR_NAMES):
+            figures[metric] = {"mean_mm": float(error[:, index].mean()), **pooled_correlation(pooled, error[:, index])}
+        return figures
+
+
+def ranking_figures(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """Within-image rank correlation of each ranking with PVE over the random hypotheses (the zero-noise one is left
+    out: it is what `mode` measures the distance to), and the error of the hypothesis that the ranking picks."""
+    pve = arrays["errors"][..., 0]
+    figures = {}
+    for name in (key.removeprefix("value_") for key in arrays if key.startswith("value_")):
+        value = arrays[f"value_{name}"]
+        within = within_image_correlation(value[:, 1:], pve[:, 1:])
+        picked = np.take_along_axis(pve[:, 1:], value[:, 1:].argmax(1)[:, None], 1)
+        figures[name] = {
+            "within_image_srcc": float(within.mean()),
+            "within_image_positive": float((within > 0).mean()),
+            "pooled_srcc": pooled_correlation(value.ravel(), pve.ravel())["srcc"],
+            "picked_pve": float(picked.mean()),
+        }
+    return figures
+
+
+def run_stage(config: EvaluateStage) -> None:
+    evaluation = Evaluation(config)
+    folder = config.output / "models"
+    folder.mkdir(exist_ok=True)
+    figures: dict[str, Any] = {"hypotheses": config.hypotheses, "samples": evaluation.count, "models": {}}
+    for evaluated in config.models:
+        path = folder / f"{evaluated.name}.npz"
+        identity = f"{weights_hash(evaluated.weights)} {evaluation.count} {max(config.hypotheses)} {config.seed}"
+        arrays = _load_finished(path, identity)
+        if arrays is None:
+            arrays = evaluation.model(evaluated)
+            temporary = path.with_suffix(".tmp.npz")
+            np.savez_compressed(temporary, identity=identity, **arrays)
+            temporary.replace(path)
+        figures["models"][evaluated.name] = {"group": evaluated.group, "rankings": ranking_figures(arrays)}
+    if evaluation.scorer is not None:
+        figures["scorer"] = {name: evaluation.scorer_on_noised_truth(name) for name in config.scorer_noise}
+    write_atomically(config.output / "figures.json", json.dumps(figures, indent=1))
+    print_tables(config.output)
+
+
+def _load_finished(path: Path, identity: str) -> dict[str, np.ndarray] | None:
+    """The arrays of a model evaluated before, when they are of the same weights and settings."""
+    if not path.exists():
+        return None
+    with np.load(path) as stored:
+        if str(stored["identity"]) != identity:
+            return None
+        return {name: stored[name] for name in stored.files if name != "identity"}

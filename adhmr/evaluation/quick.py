@@ -1,0 +1,41 @@
+"""A few errors of a base model on a labelled set, cheap enough for the middle of training. The full evaluation, with
+many hypotheses, scorers and several models, is in evaluate.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from adhmr.body.body_model import BodyModel
+from adhmr.config.data import CropConfig
+from adhmr.data.stream import iterate_set
+from adhmr.data.transforms import PersonCrop
+from adhmr.models.base_model import BaseModel
+from adhmr.preference.hypotheses import hypothesis_noise, sample_hypotheses
+from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
+
+NUM_HYPOTHESES = 10
+VALIDATION_SEED = 0  # of the hypotheses' noise, the same in every run: validations compare
+
+
+@torch.no_grad()
+def quick_errors(model: BaseModel, folder: str | Path, crop: CropConfig, limit: int, seed: int) -> dict[str, float]:
+    """Millimetres on the first `limit` samples: zero-noise, mean over hypotheses and minimum of ten, for each error."""
+    body = BodyModel()
+    device = next(model.parameters()).device
+    body.to(device)
+    errors = []
+    for batch in iterate_set(folder, PersonCrop(crop, None), batch=16, workers=0, limit=limit):
+        features = model.encoder(batch["image"].to(device))
+        noise = hypothesis_noise(seed, batch["key"], NUM_HYPOTHESES)
+        hypotheses = sample_hypotheses(model, features, noise, crop.size)
+        errors.append(errors_of_hypotheses(body, hypotheses, features.betas, batch))
+    millimetres = 1000.0 * torch.cat(errors)  # (N, M, 4)
+    figures = {}
+    for index, name in enumerate(ERROR_NAMES):
+        error = millimetres[..., index]
+        figures[f"{name}_zero"] = error[:, 0].mean().item()
+        figures[f"{name}_random"] = error[:, 1:].mean().item()
+        figures[f"{name}_min{NUM_HYPOTHESES}"] = error.min(1).values.mean().item()
+    return figures

@@ -1,0 +1,135 @@
+"""Tables from a finished evaluation: each method's errors, and its paired difference from the baseline. A method is one
+model or a group of models that differ in their training seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from adhmr.errors import AdhmrError
+from adhmr.preference.mesh_errors import ERROR_NAMES
+
+METRIC_TITLES = {"pve": "PVE", "mpjpe": "MPJPE", "pa_pve": "PA-PVE", "pa_mpjpe": "PA-MPJPE"}
+
+
+@dataclass
+class Difference:
+    """Change of an error against the baseline: mean over images and seeds, its paired standard error over images, and
+    the spread (standard deviation) of the mean over seeds; millimetres."""
+
+    mean: float
+    standard_error: float
+    seed_spread: float
+    seeds: int
+
+    @property
+    def in_errors(self) -> float:
+        """The change in paired standard errors; below -2 is an improvement that chance hardly explains."""
+        return self.mean / self.standard_error if self.standard_error > 0 else 0.0
+
+
+def image_columns(arrays: dict[str, np.ndarray], metric: str, hypotheses: list[int]) -> dict[str, np.ndarray]:
+    """One (N,) array of millimetres for each column of a table: minima over the first M hypotheses, the zero-noise
+    hypothesis, the mean hypothesis, the average of random ones, and the scorer's choice."""
+    index = ERROR_NAMES.index(metric)
+    error = arrays["errors"][..., index]  # (N, M)
+    columns = {f"min {count}": error[:, :count].min(1) for count in hypotheses}
+    columns["zero"] = error[:, 0]
+    columns["mean"] = arrays["mean_errors"][:, index]
+    columns["random"] = error[:, 1:].mean(1)
+    if "value_scorer" in arrays:
+        chosen = arrays["value_scorer"].argmax(1)
+        columns["scorer's"] = np.take_along_axis(error, chosen[:, None], 1)[:, 0]
+    return columns
+
+
+class EvaluationResult:
+    """A finished evaluate stage, read from its folder.
+
+    Raises:
+        AdhmrError: the folder holds none.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            self.figures = json.loads((folder / "figures.json").read_text())
+        except FileNotFoundError as error:
+            raise AdhmrError(f"{folder}/figures.json does not exist: run the evaluate stage first") from error
+        self.hypotheses: list[int] = self.figures["hypotheses"]
+        self.arrays: dict[str, dict[str, np.ndarray]] = {}
+        self.groups: dict[str, list[str]] = {}
+        for name, entry in self.figures["models"].items():
+            with np.load(folder / "models" / f"{name}.npz") as stored:
+                self.arrays[name] = {key: stored[key] for key in stored.files if key != "identity"}
+            self.groups.setdefault(entry["group"] or name, []).append(name)
+
+    def columns(self, group: str, metric: str) -> dict[str, np.ndarray]:
+        """Column title -> (seeds, N) millimetres."""
+        each = [image_columns(self.arrays[name], metric, self.hypotheses) for name in self.groups[group]]
+        return {title: np.stack([columns[title] for columns in each]) for title in each[0]}
+
+    def difference(self, group: str, baseline: str, metric: str, column: str) -> Difference:
+        """Paired over images: seeds are averaged within an image first, so that they do not count as more images."""
+        ours = self.columns(group, metric)[column]
+        change = ours - self.columns(baseline, metric)[column].mean(0)
+        images = change.mean(0)
+        seeds = change.mean(1)
+        spread = float(seeds.std(ddof=1)) if len(seeds) > 1 else 0.0
+        return Difference(float(images.mean()), float(images.std(ddof=1) / len(images) ** 0.5), spread, len(seeds))
+
+
+def error_table(result: EvaluationResult, metric: str, baseline: str) -> list[list[str]]:
+    """Rows of text, the header first: the baseline's errors, then for each method its errors (mean ± spread over seeds)
+    and below them the change (± paired standard error)."""
+    titles = list(result.columns(baseline, metric))
+    rows = [[f"{METRIC_TITLES[metric]} (mm)", *titles]]
+    for group in result.groups:
+        columns = result.columns(group, metric)
+        seeds = {title: values.mean(1) for title, values in columns.items()}  # (seeds,)
+        cells = [f"{v.mean():.1f}" + (f" ± {v.std(ddof=1):.1f}" if len(v) > 1 else "") for v in seeds.values()]
+        rows.append([group, *cells])
+        if group != baseline:
+            changes = [result.difference(group, baseline, metric, title) for title in titles]
+            rows.append(["  change", *(f"{c.mean:+.2f} ± {c.standard_error:.2f}" for c in changes)])
+    return rows
+
+
+def ranking_table(result: EvaluationResult, model: str) -> list[list[str]]:
+    """How scorer and training-free rankings order one model's own hypotheses."""
+    rows = [["ranking", "within-image SRCC", "images > 0", "pooled SRCC", "PVE of its pick (mm)"]]
+    for name, entry in result.figures["models"][model]["rankings"].items():
+        positive = f"{100 * entry['within_image_positive']:.0f} %"
+        rows.append(
+            [name, f"{entry['within_image_srcc']:.3f}", positive, f"{entry['pooled_srcc']:.3f}", f"{entry['picked_pve']:.1f}"]
+        )
+    return rows
+
+
+def scorer_table(result: EvaluationResult) -> list[list[str]]:
+    """PLCC and SRCC of the scorer pooled over the set (paper Table 1), for each kind of noise."""
+    rows = [["noise", *(f"{title} {kind}" for title in METRIC_TITLES.values() for kind in ("PLCC", "SRCC")), "mean PVE (mm)"]]
+    for noise, entry in result.figures.get("scorer", {}).items():
+        cells = [f"{entry[metric][kind]:.2f}" for metric in METRIC_TITLES for kind in ("plcc", "srcc")]
+        rows.append([noise, *cells, f"{entry['pve']['mean_mm']:.0f}"])
+    return rows
+
+
+def print_tables(folder: Path, baseline: str | None = None) -> None:
+    """All tables of an evaluation, on the terminal."""
+    result = EvaluationResult(folder)
+    baseline = baseline or next(iter(result.groups))
+    console = Console(width=None if Console().is_terminal else 150)
+    tables = [(error_table(result, metric, baseline), "") for metric in METRIC_TITLES]
+    tables.append((ranking_table(result, result.groups[baseline][0]), f"rankings of {baseline}'s own hypotheses"))
+    if "scorer" in result.figures:
+        tables.append((scorer_table(result), "scorer on disturbed ground truth"))
+    for rows, title in tables:
+        table = Table(*rows[0], title=title or None)
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table)

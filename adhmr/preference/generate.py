@@ -1,0 +1,175 @@
+"""The generation worker (paper section 4.3): sample M hypotheses an image, rank them, write preference shards, unit by
+unit. A unit is one output shard; a unit whose shards exist is skipped, so an interrupted run continues."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from adhmr.atomic_file import write_atomically
+from adhmr.body.body_model import BodyModel
+from adhmr.config.stages import GenerateSet, GenerateStage
+from adhmr.data.randomness import RandomKey, generator_for
+from adhmr.data.shard_reader import ShardReader
+from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
+from adhmr.data.transforms import PersonCrop
+from adhmr.errors import AdhmrError
+from adhmr.models.weights import load_model, weights_hash
+from adhmr.preference.hypotheses import hypothesis_noise, sample_hypotheses
+from adhmr.preference.mesh_errors import errors_of_hypotheses
+from adhmr.preference.pairing import make_pairs
+from adhmr.preference.rankings import RANKINGS, RankingContext
+from adhmr.preference.records import PAIR_DTYPE, encode_array, features_to_array
+from adhmr.progress import track
+
+JPEG_QUALITY = 95
+
+
+class Generator:
+    """Models and settings of one generation run; `unit` makes the samples of one output shard for every ranking."""
+
+    def __init__(self, config: GenerateStage):
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.base = load_model(config.base, "base").to(self.device)
+        self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
+        if self.base.config.crop_size != config.crop.size:
+            raise AdhmrError(
+                f"crop.size is {config.crop.size}, but {config.base} was trained on crops of {self.base.config.crop_size}"
+            )
+        self.body = BodyModel().to(self.device)
+        self.crop = PersonCrop(config.crop, None)
+        self.provenance = {
+            "base": weights_hash(config.base),
+            "scorer": None if config.scorer is None else weights_hash(config.scorer),
+            "seed": config.seed,
+            "hypotheses": config.hypotheses,
+            "pairs": config.pairs,
+            "margin": config.margin,
+        }
+
+    def unit(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
+        """The preference samples of some rows of a data set, by ranking."""
+        samples: dict[str, list[ShardSample]] = {ranking: [] for ranking in rankings}
+        for start in range(rows.start, rows.stop, self.config.images_per_batch):
+            chunk = range(start, min(start + self.config.images_per_batch, rows.stop))
+            for ranking, made in self._batch(reader, chunk, rankings).items():
+                samples[ranking] += made
+        return samples
+
+    @torch.no_grad()
+    def _batch(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
+        config = self.config
+        raw = [reader.read(row) for row in rows]
+        items = [self.crop(sample, RandomKey(config.seed, row)) for sample, row in zip(raw, rows)]
+        names = ("image", "intrinsics", "root_depth", "pose", "betas")
+        batch = {name: torch.as_tensor(np.stack([item[name] for item in items])).to(self.device) for name in names}
+        keys = [sample.key for sample in raw]
+        features = self.base.encoder(batch["image"])
+        noise = hypothesis_noise(config.seed, keys, config.hypotheses)
+        hypotheses = sample_hypotheses(self.base, features, noise, config.crop.size, config.precision)
+        errors = None
+        if "error" in rankings:
+            labelled = all(sample.record["has_pose"] and sample.record["has_betas"] for sample in raw)
+            if not labelled:
+                raise AdhmrError(f"{reader.index.folder}: ranking 'error' needs labels with pose and shape; use 'scorer'")
+            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch)[..., 0]  # (N, M) PVE
+        context = RankingContext(
+            keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors
+        )
+        uvd, twists = hypotheses.uvd.cpu().numpy(), hypotheses.twists.cpu().numpy()
+        images = [np.ascontiguousarray(item["image"].transpose(1, 2, 0)) for item in items]
+        jpegs = [_jpeg(image) for image in images]
+        packed = [encode_array(features_to_array(features, n)) for n in range(len(raw))] if config.features else None
+        result = {}
+        for ranking in rankings:
+            values = RANKINGS[ranking](context).cpu().numpy()  # (N, M)
+            result[ranking] = []
+            for n, sample in enumerate(raw):
+                rng = generator_for(config.seed, "pairs", ranking, sample.key)
+                pairs = make_pairs(values[n], config.pairs, config.margin, rng)
+                if not len(pairs):
+                    continue
+                extras = {"pairs.npy": encode_array(self._pair_records(pairs, uvd[n], twists[n], values[n], errors, n))}
+                if packed is not None:
+                    extras["features.npy"] = packed[n]
+                record = _in_crop(sample.record, items[n], config.crop.size)
+                provenance = {**self.provenance, "ranking": ranking, "source": sample.dataset}
+                result[ranking].append(ShardSample(sample.key, jpegs[n], record, provenance, extras))
+        return result
+
+    @staticmethod
+    def _pair_records(
+        pairs: np.ndarray, uvd: np.ndarray, twists: np.ndarray, value: np.ndarray, errors: torch.Tensor | None, n: int
+    ) -> np.ndarray:
+        records = np.zeros(len(pairs), PAIR_DTYPE)
+        for column, side in enumerate(("winner", "loser")):
+            index = pairs[:, column]
+            records[f"{side}_uvd"], records[f"{side}_twists"] = uvd[index], twists[index]
+            records[f"{side}_value"], records[f"{side}_index"] = value[index], index
+            records[f"{side}_error"] = np.nan if errors is None else errors[n].cpu().numpy()[index]
+        return records
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def _in_crop(record: np.void, item: dict, size: int) -> np.void:
+    """The label record in the frame of the network crop, which is the image that a preference sample stores."""
+    moved = record.copy()
+    moved["joints29_px"], moved["intrinsics"] = item["uvd"][:, :2], item["intrinsics"]
+    moved["image_size"] = size
+    return moved
+
+
+def pending_units(folders: list[Path], count: int, unit: int) -> Iterator[tuple[int, range]]:
+    """(shard number, rows) of the units that lack a shard in one of the folders."""
+    for number, start in enumerate(range(0, count, unit)):
+        if not all((folder / shard_name(number)).exists() for folder in folders):
+            yield number, range(start, min(start + unit, count))
+
+
+def pair_statistics(folder: Path) -> dict[str, float]:
+    """Counts and means over all pairs of a preference folder; errors in millimetres where they are known."""
+    reader = ShardReader(folder)
+    pairs = np.concatenate([reader.read(row).extras["pairs.npy"] for row in range(len(reader))])
+    figures = {"images": len(reader), "pairs": len(pairs)}
+    for side in ("winner", "loser"):
+        figures[f"{side}_value"] = float(pairs[f"{side}_value"].mean())
+        if not np.isnan(pairs[f"{side}_error"]).any():
+            figures[f"{side}_pve_mm"] = float(1000 * pairs[f"{side}_error"].mean())
+    if "winner_pve_mm" in figures:
+        figures["right_order"] = float((pairs["winner_error"] < pairs["loser_error"]).mean())
+    return figures
+
+
+def generate_set(generator: Generator, chosen: GenerateSet, output: Path) -> None:
+    """Preference folders of one data set, one a ranking: output/<set>-<ranking>/."""
+    reader = ShardReader(chosen.path)
+    folders = [output / f"{reader.name}-{ranking}" for ranking in chosen.rankings]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    count = min(len(reader), chosen.limit or len(reader))
+    units = list(pending_units(folders, count, generator.config.unit))
+    for number, rows in track(units, f"preferences {reader.name}", "units"):
+        samples = generator.unit(reader, rows, chosen.rankings)
+        for folder, ranking in zip(folders, chosen.rankings):
+            write_shard(folder / shard_name(number), samples[ranking])
+    for folder, ranking in zip(folders, chosen.rankings):
+        source = f"preferences of {reader.index.source} ranked by {ranking}"
+        write_index(folder, source=source, split=reader.index.split, licence=reader.index.licence)
+        figures = pair_statistics(folder)
+        write_atomically(folder / "statistics.json", json.dumps(figures, indent=1))
+        print(f"{folder.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+
+
+def run_stage(config: GenerateStage) -> None:
+    generator = Generator(config)
+    for chosen in config.sets:
+        generate_set(generator, chosen, config.output)

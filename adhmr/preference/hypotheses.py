@@ -1,0 +1,69 @@
+"""Hypotheses of the human mesh for a batch of crops: noise by key, sampling, inverse kinematics. Scoring and errors
+live beside this file; the sampler itself in adhmr.diffusion."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adhmr.body.body_model import BodyModel
+from adhmr.body.camera import joints_from_uvd
+from adhmr.body.codec import PoseCodec
+from adhmr.body.kinematics import inverse_kinematics
+from adhmr.data.randomness import generator_for
+from adhmr.diffusion.sampler import ddim_sample
+from adhmr.models.base_model import BaseModel
+from adhmr.models.encoder import ImageFeatures
+
+POSE_SIZE = 133  # 29 joints x 3 + 23 twists x 2: the size of x0
+
+
+class Hypotheses(NamedTuple):
+    """M hypotheses an image. Hypothesis 0 starts from zero noise (the mode)."""
+
+    uvd: Tensor  # (N, M, 29, 3) pixels of the crop; depth relative to the root, metres
+    twists: Tensor  # (N, M, 23, 2) cos, sin; not normalised
+
+
+def hypothesis_noise(seed: int, keys: list[str], count: int) -> Tensor:
+    """(N, count, 133) standard normal noise; a function of (seed, key, hypothesis) alone, so that any batch, any
+    worker and any larger `count` give the same first hypotheses. Hypothesis 0 is zero."""
+    noise = np.stack(
+        [generator_for(seed, "hypotheses", key).standard_normal((count, POSE_SIZE), np.float32) for key in keys]
+    )
+    noise[:, 0] = 0.0
+    return torch.from_numpy(noise)
+
+
+@torch.no_grad()
+def sample_hypotheses(
+    model: BaseModel, features: ImageFeatures, noise: Tensor, crop_size: int, precision: str = "fp32", steps: int = 3
+) -> Hypotheses:
+    """Sample one hypothesis for every row of `noise` (N, M, 133) by DDIM (4 network calls for steps=3)."""
+    device = features.joints2d.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        x_joint, x_twist = ddim_sample(model.denoiser, features, noise.shape[1], noise.to(device), steps)
+    uvd, twists = PoseCodec(crop_size).decode(x_joint.float(), x_twist.float())
+    return Hypotheses(uvd, twists)
+
+
+def pose_hypotheses(
+    body: BodyModel,
+    hypotheses: Hypotheses,
+    betas: Tensor,
+    intrinsics: Tensor,
+    root_depth: Tensor,
+    method: str = "naive",
+) -> Tensor:
+    """Joint rotations (N, M, 24, 3, 3) of hypotheses: back-projection with the crop's intrinsics (N, 3, 3) and the
+    root depth (N,) in metres, then inverse kinematics with the shape betas (N, 10)."""
+    number, count = hypotheses.uvd.shape[:2]
+    joints = joints_from_uvd(hypotheses.uvd, intrinsics[:, None], root_depth[:, None])  # (N, M, 29, 3) metres
+    rest = body.rest_joints29(betas)[:, None].expand(-1, count, -1, -1)  # (N, M, 29, 3)
+    rotations = inverse_kinematics(
+        joints.flatten(0, 1), hypotheses.twists.flatten(0, 1), rest.flatten(0, 1), method=method
+    )
+    return rotations.unflatten(0, (number, count))

@@ -1,0 +1,69 @@
+"""Hypotheses for the scorer: copies of the ground truth, disturbed (paper section 4.2). Draws are made in the loader,
+keyed by position; posing is done where the tensors are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import roma
+import torch
+from torch import Tensor
+
+from adhmr.body.body_model import BodyModel
+from adhmr.body.camera import uvd_from_joints
+from adhmr.config.stages import NoiseConfig
+from adhmr.preference.mesh_errors import mesh_errors
+
+NUM_POSE, NUM_BETAS = 72, 10
+
+
+def draw_pose_noise(config: NoiseConfig, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 85) float32: what to add to pose (72, radians), betas (10) and translation (3, metres)."""
+    scale = np.empty((count, NUM_POSE + NUM_BETAS + 3))
+    joints = np.full((count, 24, 1), config.pose)
+    joints[:, 0] = config.root
+    rest = np.array([config.betas] * NUM_BETAS + [config.translation] * 3) * np.ones((count, 1))
+    if config.kind == "mixed":
+
+        def magnitude(*shape: int) -> np.ndarray:
+            return np.exp(rng.uniform(np.log(config.smallest), 0.0, shape))
+
+        disturbed = rng.random((count, 23, 1)) < config.joint_probability
+        joints[:, 1:] *= magnitude(count, 1, 1) * magnitude(count, 23, 1) * disturbed
+        joints[:, :1] *= magnitude(count, 1, 1)
+        rest *= magnitude(count, 1)
+    scale[:, :NUM_POSE] = np.broadcast_to(joints, (count, 24, 3)).reshape(count, NUM_POSE)
+    scale[:, NUM_POSE:] = rest
+    return (scale * rng.standard_normal(scale.shape)).astype(np.float32)
+
+
+class NoisedTruth(NamedTuple):
+    uvd: Tensor  # (N, M, 29, 3) pixels of the crop; depth relative to the root, metres
+    rotations: Tensor  # (N, M, 24, 3, 3)
+    errors: Tensor  # (N, M, 4) metres, in the order of mesh_errors.ERROR_NAMES
+
+    def input_of(self, variant: str) -> Tensor:
+        """What a scorer of that variant looks at: joints in the crop, or rotations as their first two columns."""
+        if variant == "pose6d":
+            return self.rotations[..., :2].transpose(-1, -2).flatten(-2)  # (N, M, 24, 6)
+        return self.uvd
+
+
+@torch.no_grad()
+def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, Any], noise: Tensor) -> NoisedTruth:
+    """Disturb the labels of a batch by `noise` (N, M, 85) and measure what that costs.
+
+    `error_body` is `body`, or a VertexSubset of it for cheaper vertex errors.
+    """
+    count = noise.shape[1]
+    pose = batch["pose"][:, None] + noise[..., :NUM_POSE].unflatten(-1, (24, 3))  # (N, M, 24, 3) radians
+    betas = batch["betas"][:, None] + noise[..., NUM_POSE : NUM_POSE + NUM_BETAS]
+    translation = batch["transl"][:, None] + noise[..., NUM_POSE + NUM_BETAS :]
+    rotations = roma.rotvec_to_rotmat(pose)
+    joints = body.joints29(rotations.flatten(0, 1), betas.flatten(0, 1), translation.flatten(0, 1))
+    uvd = uvd_from_joints(joints.unflatten(0, (-1, count)), batch["intrinsics"][:, None])
+    errors = mesh_errors(
+        error_body, rotations, betas, roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], chunk=len(pose) * count
+    )
+    return NoisedTruth(uvd, rotations, errors)

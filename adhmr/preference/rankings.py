@@ -1,0 +1,72 @@
+"""By what hypotheses of an image are ranked: the reward model, the exact error, and rankings that need no training.
+Every ranking is a function of one context and gives (N, M) values, the larger the better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from adhmr.data.randomness import generator_for
+from adhmr.errors import AdhmrError
+from adhmr.models.encoder import ImageFeatures
+from adhmr.models.scorer import HMRScorer
+from adhmr.preference.hypotheses import Hypotheses
+
+
+@dataclass
+class RankingContext:
+    """What a ranking may look at."""
+
+    keys: list[str]  # N sample keys
+    images: Tensor  # (N, 3, S, S) uint8
+    features: ImageFeatures  # of the base model's encoder
+    hypotheses: Hypotheses
+    crop_size: int
+    seed: int
+    scorer: HMRScorer | None = None
+    errors: Tensor | None = None  # (N, M) PVE in metres, where labels are exact
+
+
+def by_scorer(context: RankingContext) -> Tensor:
+    """Raw score of HMR-Scorer."""
+    if context.scorer is None:
+        raise AdhmrError("ranking 'scorer' needs a reward model: set scorer: to its weights")
+    return context.scorer(context.scorer.encoder(context.images), context.hypotheses.uvd, context.crop_size).float()
+
+
+def by_error(context: RankingContext) -> Tensor:
+    """Negative PVE against the label."""
+    if context.errors is None:
+        raise AdhmrError("ranking 'error' needs labels with pose and shape")
+    return -context.errors
+
+
+def by_chance(context: RankingContext) -> Tensor:
+    """The control: a random value, keyed by the image."""
+    count = context.hypotheses.uvd.shape[1]
+    values = [generator_for(context.seed, "random ranking", key).random(count) for key in context.keys]
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def by_mode(context: RankingContext) -> Tensor:
+    """Closeness to the zero-noise hypothesis: mean distance of the joints in pixels (depth scaled as the codec does)."""
+    uvd = context.hypotheses.uvd * torch.tensor([1.0, 1.0, context.crop_size / 2.0], device=context.hypotheses.uvd.device)
+    return -(uvd - uvd[:, :1]).norm(dim=-1).mean(-1)
+
+
+def by_joints2d(context: RankingContext) -> Tensor:
+    """Closeness to the encoder's own 2-D joints: mean distance in pixels."""
+    own = (context.features.joints2d + 1.0) * context.crop_size / 2.0  # (N, 29, 2) pixels
+    return -(context.hypotheses.uvd[..., :2] - own[:, None]).norm(dim=-1).mean(-1)
+
+
+RANKINGS: dict[str, Callable[[RankingContext], Tensor]] = {
+    "scorer": by_scorer,
+    "error": by_error,
+    "random": by_chance,
+    "mode": by_mode,
+    "joints2d": by_joints2d,
+}

@@ -1,0 +1,65 @@
+"""What a preference sample adds to a data-set sample: `pairs.npy`, the pairs of one image, and `features.npy`, what the
+frozen encoder saw in it. The crop (jpg) and its record (npy) are those of adhmr.data.schema, in the crop's frame."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+
+from adhmr.models.encoder import ImageFeatures
+
+PAIR_DTYPE = np.dtype(
+    [
+        ("winner_uvd", "<f4", (29, 3)),  # pixels of the crop; depth relative to the root, metres
+        ("winner_twists", "<f4", (23, 2)),  # cos, sin, as sampled
+        ("loser_uvd", "<f4", (29, 3)),
+        ("loser_twists", "<f4", (23, 2)),
+        ("winner_value", "<f4"),  # what they were ranked by: the larger the better
+        ("loser_value", "<f4"),
+        ("winner_error", "<f4"),  # PVE in metres where labels are exact, else NaN
+        ("loser_error", "<f4"),
+        ("winner_index", "<u2"),  # number of the hypothesis; 0 is the zero-noise one
+        ("loser_index", "<u2"),
+    ]
+)
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """An .npy file in memory."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def features_to_array(features: ImageFeatures, row: int) -> np.ndarray:
+    """What the denoiser reads of one image's features, as one structured element: maps in half precision, points in
+    single."""
+    parts = {
+        "memory": features.memory[row].half(),
+        "local": features.local[row].half(),
+        "joints2d": features.joints2d[row].float(),
+        "betas": features.betas[row].float(),
+    }
+    if features.depth is not None:
+        parts["depth"] = features.depth[row].float()
+    arrays = {name: part.cpu().numpy() for name, part in parts.items()}
+    packed = np.zeros((), np.dtype([(name, array.dtype.str, array.shape) for name, array in arrays.items()]))
+    for name, array in arrays.items():
+        packed[name] = array
+    return packed
+
+
+def features_from_batch(batch: dict[str, torch.Tensor]) -> ImageFeatures:
+    """The inverse for a batch: members named features_<part>, (N, ...)."""
+    part = {name: batch.get(f"features_{name}") for name in ("memory", "local", "joints2d", "depth", "betas")}
+    return ImageFeatures(
+        memory=part["memory"].float(),
+        local_map=None,
+        local=part["local"].float(),
+        joints2d=part["joints2d"],
+        depth=part["depth"],
+        heatmap_logits=None,
+        betas=part["betas"],
+    )

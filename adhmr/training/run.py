@@ -1,0 +1,70 @@
+"""Run a training stage: its task, its data in exact order, the trainer. The same code for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+
+from adhmr.config.data import DataConfig, DataSetConfig
+from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, TrainingStage
+from adhmr.data.stream import build_stream, make_plan, open_sets
+from adhmr.training.task import Batch, Task
+from adhmr.training.trainer import Trainer
+
+TASKS: dict[type[TrainingStage], str] = {
+    BaseStage: "adhmr.training.tasks.base:BaseTask",
+    ScorerStage: "adhmr.training.tasks.scorer:ScorerTask",
+    DpoStage: "adhmr.training.tasks.dpo:DpoTask",
+}
+
+
+def data_of(config: TrainingStage) -> DataConfig:
+    """The mixture that a stage trains on; preference sets of a DPO stage become one like any other."""
+    if not isinstance(config, DpoStage):
+        return config.data
+    sets = [DataSetConfig(path=str(item.path), weight=item.weight) for item in config.preferences]
+    return DataConfig(sets=sets, workers=config.workers, period=config.period)
+
+
+def run_stage(config: TrainingStage) -> None:
+    """Train to the end, or from where a former process of this run folder stopped."""
+    data = data_of(config)
+    readers = open_sets(data)
+    plan = make_plan(readers, data, config.seed)
+    module, name = TASKS[type(config)].split(":")
+    task: Task = getattr(import_module(module), name)(config)
+    transform = task.transform()
+
+    def stream(start_step: int, rank: int, world_size: int) -> Iterator[Batch]:
+        return build_stream(
+            readers,
+            plan,
+            transform,
+            global_batch=config.train.global_batch,
+            micro_batch=config.train.micro_batch_size(world_size),
+            rank=rank,
+            world_size=world_size,
+            start_step=start_step,
+            stop_step=config.train.steps,
+            workers=data.workers,
+            quarantine=config.output / "quarantine.jsonl",
+            max_corrupt_fraction=data.max_corrupt_fraction,
+        )
+
+    settings = config.model_dump(
+        mode="json", exclude={"output", "threads", "train", "optim", "tracking", "distributed"}
+    )
+    trainer = Trainer(
+        task,
+        stream,
+        config.train,
+        config.optim,
+        config.tracking,
+        config.distributed,
+        config.output,
+        config.seed,
+        identity={"stage": settings, "data": plan.state_dict()},
+    )
+    metrics = trainer.fit()
+    for name, value in metrics.items():
+        print(f"{config.output}: {name} {value:.1f}", flush=True)

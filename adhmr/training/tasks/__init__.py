@@ -1,0 +1,1 @@
+"""The tasks that the trainer runs: base model, scorer, alignment."""

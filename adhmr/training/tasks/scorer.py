@@ -1,0 +1,96 @@
+"""Task "scorer": train HMR-Scorer to rank disturbed ground truth by four errors (paper section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adhmr.body.body_model import BodyModel
+from adhmr.body.vertex_subset import VertexSubset
+from adhmr.config.stages import NoiseConfig, ScorerStage
+from adhmr.data.randomness import RandomKey
+from adhmr.data.schema import RawSample
+from adhmr.data.transforms import PersonCrop
+from adhmr.models.scorer import HMRScorer
+from adhmr.models.weights import load_encoder_weights
+from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
+from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, WORST_ERROR, calibration_loss, rank_loss
+from adhmr.preference.mesh_errors import ERROR_NAMES
+from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
+from adhmr.training.task import Batch, Task
+
+
+class ScorerTransform:
+    """Crop, augment, and draw the noise of the hypotheses."""
+
+    def __init__(self, crop: PersonCrop, noise: NoiseConfig, hypotheses: int):
+        self.crop, self.noise, self.hypotheses = crop, noise, hypotheses
+
+    def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
+        item = self.crop(sample, key)
+        item["pose_noise"] = draw_pose_noise(self.noise, self.hypotheses, key.rng("pose noise"))  # (M, 85)
+        return item
+
+
+class ScorerTask(Task):
+    kind = "scorer"
+
+    def __init__(self, config: ScorerStage):
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.model = HMRScorer(config.model)
+        if config.encoder_weights is not None:
+            load_encoder_weights(self.model.encoder, config.encoder_weights)
+        if config.freeze_encoder:
+            self.model.encoder.requires_grad_(False)
+        self.body = BodyModel()
+        self.error_body = VertexSubset(self.body, config.metric_vertices) if config.metric_vertices else self.body
+
+    def prepare(self, device: torch.device) -> None:
+        self.body.to(device)
+        self.error_body.to(device)
+
+    def transform(self) -> ScorerTransform:
+        crop = PersonCrop(self.config.data.crop, self.config.data.augment)
+        return ScorerTransform(crop, self.config.noise, self.config.hypotheses)
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.config.freeze_encoder:
+            self.model.encoder.eval()
+        weights, crop_size = self.config.loss, batch["image"].shape[-1]
+        truth = noised_truth(self.body, self.error_body, batch, batch["pose_noise"])
+        features, raw = model(batch["image"], truth.input_of(self.config.model.variant))
+        parts = {
+            name: rank_loss(raw, truth.errors[..., index], weights.sigma) for index, name in enumerate(ERROR_NAMES)
+        }
+        loss = sum(getattr(weights, name) * part for name, part in parts.items())
+        if weights.calibration:
+            parts["calibration"] = self._calibration(raw, truth.errors)
+            loss = loss + weights.calibration * parts["calibration"]
+        if weights.auxiliary:
+            target2d, seen = 2.0 * batch["uvd"][..., :2] / crop_size - 1.0, batch["uvd_weight"]
+            auxiliary = joints2d_loss(features.joints2d, target2d, seen[..., :2])
+            auxiliary = auxiliary + heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
+            if features.depth is not None:
+                auxiliary = auxiliary + depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
+            parts["auxiliary"] = auxiliary
+            loss = loss + weights.auxiliary * auxiliary
+        with torch.no_grad():
+            pve = truth.errors[..., 0]
+            first, second = torch.triu_indices(pve.shape[1], pve.shape[1], 1, device=pve.device)
+            ordered = (raw[:, first] > raw[:, second]) == (pve[:, first] < pve[:, second])
+            parts["pairs_ordered"] = ordered.float().mean()
+            parts["pve_mm"] = 1000.0 * pve.mean()
+        return loss, parts
+
+    @staticmethod
+    def _calibration(raw: Tensor, errors: Tensor) -> Tensor:
+        """Mean over the four errors; those after Procrustes alignment use half the range."""
+        worst = [WORST_ALIGNED_ERROR if name.startswith("pa_") else WORST_ERROR for name in ERROR_NAMES]
+        losses = [calibration_loss(raw, errors[..., index], worst[index]) for index in range(len(ERROR_NAMES))]
+        return torch.stack(losses).mean()
+
+    def model_config(self) -> dict[str, Any]:
+        return self.config.model.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""Running stages and chains of stages."""

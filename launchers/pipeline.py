@@ -1,0 +1,125 @@
+"""`adhmr pipeline PIPE.yaml`: run a chain of stages in order, skip what is done, continue what was interrupted. A stage
+is done when its folder says so for the same configuration and the same inputs; nothing here knows what a stage does."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from adhmr import __version__
+from adhmr.config.base import StrictModel
+from adhmr.config.loading import load_config, save_resolved
+from adhmr.config.stages import Stage, StageConfig
+from adhmr.errors import AdhmrError
+
+
+class PipelineStage(StrictModel):
+    """One stage, or one for each combination of `for_each` values; {name} in strings is replaced by the value."""
+
+    name: str
+    config: Path  # relative to the pipeline's file
+    after: list[str] = []  # names of stages whose results this one reads
+    for_each: dict[str, list[Any]] = {}
+    overrides: list[str] = []  # dotted overrides of the stage's configuration
+
+
+class PipelineConfig(StrictModel):
+    name: str
+    output: Path  # every stage writes to output/<stage name>
+    stages: list[PipelineStage]
+
+
+class PlannedStage:
+    """A stage with its resolved configuration and the fingerprint of that and of all that it reads."""
+
+    def __init__(self, name: str, config: StageConfig, inputs: list[PlannedStage]):
+        self.name, self.config, self.inputs = name, config, inputs
+        content = [__version__, config.model_dump(mode="json"), [stage.fingerprint for stage in inputs]]
+        self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        self.record = Path(config.output) / "stage.json"
+
+    def state(self) -> dict[str, Any]:
+        try:
+            record = json.loads(self.record.read_text())
+        except (OSError, json.JSONDecodeError):
+            return {}
+        return record if record.get("fingerprint") == self.fingerprint else {"state": "other"}
+
+    def write(self, state: str, seconds: float = 0.0) -> None:
+        temporary = self.record.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"state": state, "fingerprint": self.fingerprint, "seconds": seconds}))
+        os.replace(temporary, self.record)
+
+
+def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
+    """The stages of a pipeline in order. Overrides are `stage.key=value`; an `output=FOLDER` moves the whole pipeline.
+
+    Raises:
+        AdhmrError: an unknown stage in `after` or in an override, or a stage's configuration is wrong.
+    """
+    own = [text for text in overrides if text.split("=")[0] in PipelineConfig.model_fields]
+    pipeline = load_config(path, own, PipelineConfig)
+    names = [stage.name for stage in pipeline.stages]
+    for text in set(overrides) - set(own):
+        if text.split(".")[0] not in names:
+            raise AdhmrError(f"override {text}: the pipeline has no stage of that name; its stages are {', '.join(names)}")
+    planned: dict[str, list[PlannedStage]] = {}
+    for stage in pipeline.stages:
+        unknown = [name for name in stage.after if name not in planned]
+        if unknown:
+            raise AdhmrError(f"{path}: stage {stage.name} comes after {unknown[0]}, which no earlier stage is called")
+        inputs = [one for name in stage.after for one in planned[name]]
+        mine = [text.split(".", 1)[1] for text in overrides if text.split(".")[0] == stage.name]
+        planned[stage.name] = []
+        for values in itertools.product(*stage.for_each.values()):
+            variables = dict(zip(stage.for_each, values))
+            fill = {"output": str(pipeline.output), **{key: str(value) for key, value in variables.items()}}
+            name = "-".join([stage.name, *map(str, values)])
+            texts = [f"output={pipeline.output / name}", *(text.format_map(fill) for text in stage.overrides), *mine]
+            config = load_config(path.parent / stage.config, texts, TypeAdapter(Stage))
+            planned[stage.name].append(PlannedStage(name, config, inputs))
+    return [stage for group in planned.values() for stage in group]
+
+
+def run_pipeline(path: Path, overrides: list[str]) -> None:
+    """Run what is not done yet, one stage after another, each in a process of its own.
+
+    Raises:
+        AdhmrError: a stage failed; its message names the stage and how to continue.
+    """
+    console = Console()
+    stages = plan_pipeline(path, overrides)
+    started = time.time()
+    for number, stage in enumerate(stages, 1):
+        title = f"[{number}/{len(stages)}] {stage.name}"
+        state = stage.state()
+        if state.get("state") == "done":
+            console.print(f"{title}: done ({state['seconds']:.0f} s)", highlight=False)
+            continue
+        folder = Path(stage.config.output)
+        if state.get("state") == "other":
+            previous = folder.with_name(folder.name + ".previous")
+            subprocess.run(["rm", "-rf", str(previous)], check=True)
+            os.replace(folder, previous)  # made with another configuration: kept aside, never mixed with the new
+            console.print(f"{title}: its configuration or inputs changed; the old result is in {previous}")
+        folder.mkdir(parents=True, exist_ok=True)
+        console.rule(f"{title}" + (" (continued)" if state else ""))
+        stage.write("started")
+        resolved = folder / "config.yaml"
+        save_resolved(stage.config, resolved)
+        begin = time.time()
+        code = subprocess.run([sys.executable, "-m", "adhmr.cli", "run", str(resolved)]).returncode
+        if code != 0:
+            raise AdhmrError(f"stage {stage.name} ended with exit code {code}; see above. The same command continues it")
+        stage.write("done", state.get("seconds", 0.0) + time.time() - begin)
+    console.print(f"{path.stem}: all {len(stages)} stages are done ({time.time() - started:.0f} s)", highlight=False)
