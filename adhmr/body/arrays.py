@@ -18,7 +18,12 @@ def numpy_or_torch(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def wrapper(*arguments: Any, **keywords: Any) -> Any:
         given = [argument for argument in arguments if isinstance(argument, Tensor)]
-        tensors = [torch.as_tensor(argument, device=given[0].device if given else None) for argument in arguments]
+        device = given[0].device if given else None
+        # Through numpy, plain numbers keep their double precision.
+        tensors = [
+            argument if isinstance(argument, Tensor) else torch.as_tensor(np.asarray(argument), device=device)
+            for argument in arguments
+        ]
         shaped = [tensor for tensor in tensors if tensor.ndim] or tensors
         dtype = reduce(torch.promote_types, (tensor.dtype for tensor in shaped))
         if not dtype.is_floating_point:

@@ -76,6 +76,7 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+_PLAIN_TYPES = {"object", "dict", "list", "tuple", "set", "slice", "int", "float", "bool", "str", "bytes"}
 _SPARSE = {"csc_matrix": _ColumnMatrix, "csc_array": _ColumnMatrix, "csr_matrix": _RowMatrix, "csr_array": _RowMatrix}
 _NUMPY_NAMES = {
     "numpy": {"ndarray", "dtype"},
@@ -88,8 +89,10 @@ _OTHER_NAMES = {
     "copy_reg": {"_reconstructor"},
     "copyreg": {"_reconstructor"},
     "collections": {"OrderedDict"},
-    "builtins": {"object", "dict", "list", "tuple", "set", "slice", "int", "float", "bool", "str", "bytes"},
-    "__builtin__": {"object", "dict", "list", "tuple", "set", "slice", "int", "long", "float", "bool", "str", "unicode"},
+    "builtins": set(["object", "dict", "list", "tuple", "set", "slice", "int", "float", "bool", "str", "bytes"]),
+    "__builtin__": set(
+        ["object", "dict", "list", "tuple", "set", "slice", "int", "long", "float", "bool", "str", "unicode"]
+    ),
 }
 
 
@@ -123,7 +126,7 @@ def _read_pickle(path: Path) -> dict[str, Any]:
             "objects only; get the file from its official site again"
         ) from error
     except Exception as error:  # a broken pickle may raise nearly anything
-        raise AdhmrError(f"{path}: not a readable pickle ({type(error).__name__}: {error}); get the file again") from error
+        raise AdhmrError(f"{path}: not a readable pickle ({error}); get the file again") from error
     if not isinstance(content, dict):
         raise AdhmrError(f"{path}: holds a {type(content).__name__}, but a body file is a dictionary of arrays")
     try:
@@ -175,8 +178,8 @@ def _add_metadata(path: Path, arrays: dict[str, Any], content: dict[str, Any]) -
         arrays["leaf_vertices"] = np.array(SMPL_LEAF_VERTICES, np.int64)
     else:
         raise AdhmrError(
-            f"{path}: has {num_vertices} vertices and no 'leaf_vertices'; SMPL's ids hold for {SMPL_NUM_VERTICES} only: "
-            "add the 5 vertex ids of head top, middle finger tips and big toes (left, right) to the file"
+            f"{path}: has {num_vertices} vertices and no 'leaf_vertices', and SMPL's ids hold for {SMPL_NUM_VERTICES} "
+            "vertices only: add the 5 vertex ids of head top, middle finger tips and big toes (left, right) to the file"
         )
     leaves = arrays["leaf_vertices"]
     if leaves.shape != (5,) or leaves.min() < 0 or leaves.max() >= num_vertices:
@@ -215,7 +218,7 @@ def load_body_file(path: str | Path) -> dict[str, Any]:
     content = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
     missing = [key for key in _REQUIRED if key not in content]
     if missing:
-        raise AdhmrError(f"{path}: not in SMPL's format: missing {', '.join(missing)} (expected {', '.join(_REQUIRED)})")
+        raise AdhmrError(f"{path}: missing {', '.join(missing)}; a file in SMPL's format has {', '.join(_REQUIRED)}")
 
     arrays: dict[str, Any] = {}
     try:

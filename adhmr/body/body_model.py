@@ -170,7 +170,10 @@ class JointRegressor:
             raise AdhmrError(f"{path}: no such joint regressor")
         try:
             content = np.load(path, allow_pickle=False)
-            matrix, body_id = (content["regressor"], str(content["body_id"])) if path.suffix == ".npz" else (content, None)
+            if path.suffix == ".npz":
+                matrix, body_id = content["regressor"], str(content["body_id"])
+            else:
+                matrix, body_id = content, None
         except Exception as error:  # zip, header, missing-key errors alike
             raise AdhmrError(f"{path}: expected an .npz with 'regressor' and 'body_id', or a .npy ({error})") from error
         if matrix.ndim != 2:
@@ -188,8 +191,8 @@ class JointRegressor:
         """Raise AdhmrError unless this regressor was made for `body`."""
         if self.body_id != body.body_id or self.matrix.shape[1] != body.num_vertices:
             raise AdhmrError(
-                f"this joint regressor was made for body '{self.body_id}' ({self.matrix.shape[1]} vertices), the body in "
-                f"use is '{body.body_id}' ({body.num_vertices} vertices); use a regressor made for it"
+                f"this joint regressor was made for body '{self.body_id}' ({self.matrix.shape[1]} vertices), but the "
+                f"body in use is '{body.body_id}' ({body.num_vertices} vertices); use a regressor made for it"
             )
 
     def __call__(self, vertices: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ _HIPS = (1, 2)
 _SPINE = 3
 _MAX_ADAPTIVE_DEVIATION = 0.015
 """Metres. Adaptive inverse kinematics follows a target further off than this by its raw bone direction."""
-_SMALLEST_HALF_VECTOR = 1e-6
+_SMALLEST_SUM = 1e-6
+"""Unit vectors with a shorter sum are opposite."""
 
 
 def _offsets(joints: Tensor) -> Tensor:
@@ -40,6 +41,21 @@ def _parents_in_level(level: int) -> list[int]:
     return [PARENTS[joint] - LEVELS[level - 1][0] for joint in LEVELS[level]]
 
 
+def _bisector_of_far_directions(source: Tensor, half: Tensor) -> Tensor:
+    """Unit bisector of two unit vectors more than 90 degrees apart, from their sum, however near it is to zero.
+
+    The part of the sum along the source is smaller than its rounding error there, so it is written down anew.
+    """
+    least = torch.nn.functional.one_hot(source.abs().argmin(dim=-1), 3).to(source)
+    any_across = torch.linalg.cross(source, least)
+    length = half.norm(dim=-1, keepdim=True)
+    across = torch.where(length < _SMALLEST_SUM, any_across, half)
+    for _ in range(2):  # the first pass leaves the source's own rounding error, large beside a short sum
+        across = normalize(across - (across * source).sum(-1, keepdim=True) * source, dim=-1)
+    cosine = length / 2
+    return cosine * source + (1 - cosine.square()).clamp_min(0).sqrt() * across
+
+
 def minimal_rotation(source: Tensor, target: Tensor) -> Tensor:
     """The rotation by the least angle that takes one direction to another.
 
@@ -55,12 +71,8 @@ def minimal_rotation(source: Tensor, target: Tensor) -> Tensor:
     """
     source, target = normalize(source, dim=-1), normalize(target, dim=-1)
     half = source + target
-    length = half.norm(dim=-1, keepdim=True)
-    least = torch.nn.functional.one_hot(source.abs().argmin(dim=-1), 3).to(source)
-    across = normalize(torch.linalg.cross(source, least), dim=-1)
-    opposite = length < _SMALLEST_HALF_VECTOR
-    half = torch.where(opposite, across, half / torch.where(opposite, 1.0, length))
-    half = normalize(half, dim=-1)
+    towards = (source * target).sum(-1, keepdim=True) > 0
+    half = normalize(torch.where(towards, half, _bisector_of_far_directions(source, half)), dim=-1)
 
     identity = torch.eye(3, dtype=source.dtype, device=source.device)
     about_source = 2 * source.unsqueeze(-1) * source.unsqueeze(-2) - identity

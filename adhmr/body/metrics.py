@@ -69,5 +69,5 @@ def procrustes_align(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def pa_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean distance after Procrustes alignment (PA-MPJPE for joints, PA-PVE for vertices): (...,) in the input's unit."""
+    """Mean distance after Procrustes alignment (PA-MPJPE for joints, PA-PVE for vertices): (...,), metres."""
     return _mean_distance(procrustes_align(predicted, target), target)
