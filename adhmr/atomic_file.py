@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Replaces `path` by `content` in one rename; a reader or a crash sees the old file or the new one, never a part."""
+    """Replaces `path` by `content` in one rename; a reader or a crash sees the old file or the new, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -16,11 +16,8 @@ class WeightAverage:
         self.decay = decay
         self.module = copy.deepcopy(model).float().eval().requires_grad_(False)
         # Constant buffers may hold -inf (attention masks), where averaging gives NaN; those are copied, like integers.
-        self._averaged = {
-            name
-            for name, value in self.module.state_dict().items()
-            if value.is_floating_point() and value.isfinite().all()
-        }
+        state = self.module.state_dict()
+        self._averaged = {name for name, v in state.items() if v.is_floating_point() and v.isfinite().all()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, updates: int) -> None:

@@ -37,6 +37,10 @@ class Task(ABC):
         """Figures of `model` (averaged weights, eval mode). Runs on the main process alone; must not communicate."""
         return {}
 
+    def exported(self, module: nn.Module) -> nn.Module:
+        """What the weight files of the run hold; `module` is the trained or the averaged model."""
+        return module
+
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
         """What `adhmr.models.weights.load_model` needs to build the module again; JSON-serialisable."""

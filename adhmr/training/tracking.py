@@ -32,17 +32,18 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if self._active:
             self._file.close()
         if self._wandb is not None:
-            self._wandb.finish(exit_code=0 if error[0] is None else 1, quiet=True)
+            failed = error[0] not in (None, SystemExit)  # SystemExit: leaving for a requeue
+            self._wandb.finish(exit_code=int(failed))
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         if self._active:
             self._file.write(json.dumps({"step": step, **figures}) + "\n")
         if self._wandb is not None:
-            self._wandb.log(dict(figures), step=step)
+            self._wandb.log(dict(figures), step=step, commit=True)
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
@@ -81,4 +82,5 @@ def _start_wandb(run_dir: Path, config: TrackingConfig, identity: Mapping[str, A
         dir=run_dir,
         config=dict(identity),
         tags=list(config.tags),
+        settings=wandb.Settings(quiet=True),
     )

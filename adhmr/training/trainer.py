@@ -275,8 +275,9 @@ class Trainer:
             config = self.task.model_config()
             metadata = {"step": self.step, "fingerprint": self.fingerprint}
             averaged = model if self.ema is None else self.ema.module
-            save_weights(self.run_dir / "model.safetensors", averaged, self.task.kind, config, metadata)
-            save_weights(self.run_dir / "model_raw.safetensors", model, self.task.kind, config, metadata)
+            for name, module in (("model", averaged), ("model_raw", model)):
+                whole = self.task.exported(module)
+                save_weights(self.run_dir / f"{name}.safetensors", whole, self.task.kind, config, metadata)
             done = {"fingerprint": self.fingerprint, "steps": self.step, "metrics": self.evaluation}
             write_atomically(self.run_dir / "done.json", json.dumps(done, indent=1))
         self.dist.from_main(None)  # nobody leaves before the files are there

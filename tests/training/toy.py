@@ -1,12 +1,7 @@
-"""A toy task and stream for the trainer's tests, and a program that trains it in one or several processes.
+"""A toy task, its stream and a trainer of it, for the tests of training in one and in several processes."""
 
-python -m tests.training.toy RUN_DIR '{"train": {...}, "optim": {...}, "sleep": 0.0, ...}'
-"""
-
-import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
-from adhmr.errors import AdhmrError
 from adhmr.training.task import Task
 from adhmr.training.trainer import Trainer
 
@@ -96,11 +90,3 @@ def toy_trainer(run_dir: Path | str, settings: dict | None = None, task: Task | 
         seed=settings.get("seed", 5),
         identity={"data": "toy"},
     )
-
-
-if __name__ == "__main__":
-    try:
-        toy_trainer(sys.argv[1], json.loads(sys.argv[2])).fit()
-    except AdhmrError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
