@@ -78,6 +78,7 @@ def scan_shard(path: Path) -> ShardEntry:
     data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
     entry = ShardEntry(path.name, len(data), hashlib.sha256(data).hexdigest())
     samples: dict[str, dict[str, tuple[int, int]]] = {}
+    end = 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -87,12 +88,14 @@ def scan_shard(path: Path) -> ShardEntry:
                 if key in samples and key != next(reversed(samples)):
                     raise AdhmrError(f"{path}: the members of sample {key} are not together; write the shard again")
                 samples.setdefault(key, {})[extension] = (member.offset_data, member.size)
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+        # tarfile takes a file cut inside a header for one that ends there; a whole tar ends in two blocks of zeros.
+        if len(data) < end + 2 * BLOCK or data[end : end + 2 * BLOCK].any():
+            raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
         raise AdhmrError(f"{path}: not a whole tar ({error}); delete it and rerun its writer") from error
     for key, ranges in samples.items():
         start, stop = _span(list(ranges.values()))
-        if stop > len(data):
-            raise AdhmrError(f"{path}: sample {key} ends past the end of the file; delete it and rerun its writer")
         if "jpg" not in ranges or "npy" not in ranges:
             raise AdhmrError(f"{path}: sample {key} has members {sorted(ranges)}; expected at least jpg and npy")
         entry.append(key, ranges, zlib.crc32(data[start:stop]))

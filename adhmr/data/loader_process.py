@@ -1,12 +1,10 @@
 """How loader worker processes are started and what they are set up with. What they load is in stream.py."""
 
 import contextlib
-import ctypes
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
@@ -16,7 +14,6 @@ import torch
 
 # SLURM and the terminal send these to every process of a job; the trainer acts on them and still needs its workers.
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-_PR_SET_PDEATHSIG = 1
 
 
 def forkserver() -> ForkServerContext:
@@ -30,15 +27,19 @@ def forkserver() -> ForkServerContext:
 
 
 def set_up_worker(worker: int) -> None:
-    """In a new worker: ignore the trainer's signals, use one thread, end when the parent process ends."""
+    """In a new worker: ignore the trainer's signals, use one thread, end when the trainer ends."""
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:  # the parent ended before the request
-            os._exit(1)
+    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+
+
+def _end_with_the_trainer() -> None:
+    # The parent in the sense of the operating system is the fork server, which lives as long as its workers do; torch
+    # watches only that one, so a killed trainer would leave both behind.
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @contextlib.contextmanager

@@ -267,8 +267,13 @@ def _load(dataset: Dataset, batches: StepBatches | list[list[int]], workers: int
 
 
 def _checked(batches: Iterator) -> Iterator[Batch]:
-    for batch in batches:
-        if isinstance(batch, AdhmrError):
-            raise batch
-        if batch is not None:
-            yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, AdhmrError):
+                raise batch
+            if batch is not None:
+                yield batch
+    finally:
+        # The error's traceback holds this frame: were the loader still in it, the garbage collector would take down the
+        # loader's queues before its workers, which then wait for ever.
+        del batches
