@@ -1,1 +1,3 @@
-"""Diffusion-based human mesh recovery aligned by preference optimisation."""
+"""ADHMR: preference alignment of diffusion-based human mesh recovery, at cluster scale."""
+
+__version__ = "0.1.0"

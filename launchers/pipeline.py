@@ -24,13 +24,14 @@ from adhmr.errors import AdhmrError
 
 
 class PipelineStage(StrictModel):
-    """One stage, or one for each combination of `for_each` values; {name} in strings is replaced by the value."""
+    """One stage, or one for each combination of `for_each` values. In strings of `values`, {output} stands for the
+    pipeline's folder and {name} for the value of that name in `for_each`."""
 
     name: str
     config: Path  # relative to the pipeline's file
     after: list[str] = []  # names of stages whose results this one reads
     for_each: dict[str, list[Any]] = {}
-    overrides: list[str] = []  # dotted overrides of the stage's configuration
+    values: dict[str, Any] = {}  # dotted key -> value, over those of the stage's file
 
 
 class PipelineConfig(StrictModel):
@@ -81,14 +82,27 @@ def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
         inputs = [one for name in stage.after for one in planned[name]]
         mine = [text.split(".", 1)[1] for text in overrides if text.split(".")[0] == stage.name]
         planned[stage.name] = []
-        for values in itertools.product(*stage.for_each.values()):
-            variables = dict(zip(stage.for_each, values))
-            fill = {"output": str(pipeline.output), **{key: str(value) for key, value in variables.items()}}
-            name = "-".join([stage.name, *map(str, values)])
-            texts = [f"output={pipeline.output / name}", *(text.format_map(fill) for text in stage.overrides), *mine]
-            config = load_config(path.parent / stage.config, texts, TypeAdapter(Stage))
+        for chosen in itertools.product(*stage.for_each.values()):
+            variables = dict(zip(stage.for_each, chosen))
+            fill = {"output": pipeline.output, **variables}
+            name = "-".join([stage.name, *map(str, chosen)])
+            values = {"output": str(pipeline.output / name), **_filled(stage.values, fill)}
+            texts = [f"{key}={json.dumps(value)}" for key, value in values.items()]  # JSON is YAML
+            config = load_config(path.parent / stage.config, [*texts, *mine], TypeAdapter(Stage))
             planned[stage.name].append(PlannedStage(name, config, inputs))
     return [stage for group in planned.values() for stage in group]
+
+
+def _filled(value: Any, fill: dict[str, Any]) -> Any:
+    """`value` with the placeholders in its strings replaced; a string that is one placeholder takes the value's type."""
+    if isinstance(value, dict):
+        return {key: _filled(item, fill) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, fill) for item in value]
+    if not isinstance(value, str):
+        return value
+    alone = value[1:-1] if value.startswith("{") and value.endswith("}") else None
+    return fill[alone] if alone in fill and alone != "output" else value.format_map(fill)
 
 
 def run_pipeline(path: Path, overrides: list[str]) -> None:

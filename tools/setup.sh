@@ -8,7 +8,7 @@ python="${ADHMR_PYTHON:-python3}"
 
 # Debian packages, when this is a bare machine and we may install them: venv to make .venv, a compiler for DeepSpeed's CPU op.
 need=()
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { "$python" --version 2>/dev/null && { echo "setup: Python 3.10 or newer is needed; set ADHMR_PYTHON" >&2; exit 1; }; need+=(python3); }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { "$python" --version 2>/dev/null && { echo "setup: Python 3.11 or newer is needed; set ADHMR_PYTHON" >&2; exit 1; }; need+=(python3); }
 "$python" -c 'import ensurepip, venv' 2>/dev/null || need+=(python3-venv)
 command -v g++ >/dev/null || need+=(g++)
 if [ "${#need[@]}" -gt 0 ]; then

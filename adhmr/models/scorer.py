@@ -92,7 +92,12 @@ class HMRScorer(nn.Module):
         self.encoder = ImageEncoder(config.encoder)
         self.head = ScorerHead(config, config.encoder.memory_grid(config.crop_size))
 
-    def forward(self, features: ImageFeatures, hypotheses: torch.Tensor, crop_size: int) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, hypotheses: torch.Tensor) -> tuple[ImageFeatures, torch.Tensor]:
+        """image (N, 3, S, S) and hypotheses as `score` takes them -> features, raw scores (N, M)."""
+        features = self.encoder(image)
+        return features, self.score(features, hypotheses, image.shape[-1])
+
+    def score(self, features: ImageFeatures, hypotheses: torch.Tensor, crop_size: int) -> torch.Tensor:
         """Raw scores (N, M) of hypotheses; `score_of` maps them to (0, 1).
 
         features: of `.encoder`, N crops of crop_size pixels. hypotheses: (N, M, 29, 3) UVD in pixels of the crop and

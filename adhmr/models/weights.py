@@ -3,6 +3,7 @@
 Training checkpoints (optimizer, step, manifest) are in adhmr.training.checkpoint.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
     if header.get("format") != FORMAT:
         raise AdhmrError(f"{path}: safetensors without ADHMR's metadata; expected a file written by a training run")
     return state, {"kind": header["kind"], "config": json.loads(header["config"]), **json.loads(header["extra"])}
+
+
+def weights_hash(path: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of a weight file: its name in provenance records.
+
+    Raises AdhmrError when the file is missing.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AdhmrError(f"{path}: no such weight file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def load_model(path: str | Path, kind: str) -> nn.Module:

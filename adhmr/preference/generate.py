@@ -78,7 +78,7 @@ class Generator:
             labelled = all(sample.record["has_pose"] and sample.record["has_betas"] for sample in raw)
             if not labelled:
                 raise AdhmrError(f"{reader.index.folder}: ranking 'error' needs labels with pose and shape; use 'scorer'")
-            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch)[..., 0]  # (N, M) PVE
+            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"])[..., 0]
         context = RankingContext(
             keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors
         )

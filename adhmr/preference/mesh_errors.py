@@ -3,7 +3,7 @@ that no (images x hypotheses) set of meshes is ever in memory; the geometry of e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import roma
@@ -25,6 +25,7 @@ def mesh_errors(
     betas: Tensor,
     target_rotations: Tensor,
     target_betas: Tensor,
+    names: Sequence[str] = ERROR_NAMES,
     chunk: int = 256,
 ) -> Tensor:
     """Errors of M bodies an image against one target an image.
@@ -33,37 +34,46 @@ def mesh_errors(
         body: a BodyModel, or a VertexSubset of one (then the vertex errors are over those vertices).
         rotations: (N, M, 24, 3, 3); betas: (N, M, 10), or (N, 10) when shared by the hypotheses.
         target_rotations: (N, 24, 3, 3); target_betas: (N, 10).
+        names: which errors, of ERROR_NAMES.
         chunk: bodies posed at once.
 
     Returns:
-        (N, M, 4) metres, in the order of ERROR_NAMES: PVE and MPJPE after the pelvis joints are put on each other,
-        PA errors after similarity Procrustes.
+        (N, M, len(names)) metres: PVE and MPJPE after the pelvis joints are put on each other, PA errors after
+        similarity Procrustes.
     """
     number, count = rotations.shape[:2]
     if betas.dim() == 2:
         betas = betas[:, None].expand(-1, count, -1)
-    errors = torch.empty(number, count, len(ERROR_NAMES), device=rotations.device)
+    errors = torch.empty(number, count, len(names), device=rotations.device)
     per_image = max(1, chunk // count)
     for start in range(0, number, per_image):
         rows = slice(start, start + per_image)
-        size = rotations[rows].shape[:2]
         posed = body(rotations[rows].flatten(0, 1), betas[rows].flatten(0, 1))
         target = body(target_rotations[rows], target_betas[rows])
-        vertices = posed.vertices.unflatten(0, size)  # (n, M, V, 3)
-        joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, size)  # (n, M, 24, 3)
-        target_vertices, target_joints = target.vertices[:, None], target.joints29[:, None, :NUM_METRIC_JOINTS]
-        errors[rows, :, 0] = vertex_error(vertices, target_vertices, joints[..., 0, :], target_joints[..., 0, :])
-        errors[rows, :, 1] = joint_error(joints, target_joints, root=0)
-        errors[rows, :, 2] = pa_error(vertices, target_vertices)
-        errors[rows, :, 3] = pa_error(joints, target_joints)
+        vertices, target_vertices = posed.vertices.unflatten(0, (-1, count)), target.vertices[:, None]  # (n, M, V, 3)
+        joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, (-1, count))  # (n, M, 24, 3)
+        target_joints = target.joints29[:, None, :NUM_METRIC_JOINTS]
+        compute = {
+            "pve": lambda: vertex_error(vertices, target_vertices, joints[..., 0, :], target_joints[..., 0, :]),
+            "mpjpe": lambda: joint_error(joints, target_joints, root=0),
+            "pa_pve": lambda: pa_error(vertices, target_vertices),
+            "pa_mpjpe": lambda: pa_error(joints, target_joints),
+        }
+        errors[rows] = torch.stack([compute[name]() for name in names], -1)
     return errors
 
 
-def errors_of_hypotheses(body: BodyModel, hypotheses: Hypotheses, betas: Tensor, batch: dict[str, Any]) -> Tensor:
-    """(N, M, 4) metres: hypotheses posed with the predicted shape `betas` (N, 10), the label's intrinsics and root depth
+def errors_of_hypotheses(
+    body: BodyModel,
+    hypotheses: Hypotheses,
+    betas: Tensor,
+    batch: dict[str, Any],
+    names: Sequence[str] = ERROR_NAMES,
+) -> Tensor:
+    """(N, M, len(names)) metres: hypotheses posed with the predicted shape `betas` (N, 10), the label's intrinsics and root depth
     (protocol "oracle root"), against the labels' pose and shape."""
     device = hypotheses.uvd.device
     intrinsics, root_depth = batch["intrinsics"].to(device), batch["root_depth"].to(device)
     rotations = pose_hypotheses(body, hypotheses, betas, intrinsics, root_depth)
     target = roma.rotvec_to_rotmat(batch["pose"].to(device))  # (N, 24, 3, 3)
-    return mesh_errors(body, rotations, betas, target, batch["betas"].to(device))
+    return mesh_errors(body, rotations, betas, target, batch["betas"].to(device), names)

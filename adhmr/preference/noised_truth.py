@@ -64,6 +64,6 @@ def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, 
     joints = body.joints29(rotations.flatten(0, 1), betas.flatten(0, 1), translation.flatten(0, 1))
     uvd = uvd_from_joints(joints.unflatten(0, (-1, count)), batch["intrinsics"][:, None])
     errors = mesh_errors(
-        error_body, rotations, betas, roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], chunk=len(pose) * count
+        error_body, rotations, betas, roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], chunk=1024
     )
     return NoisedTruth(uvd, rotations, errors)

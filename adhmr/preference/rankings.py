@@ -34,7 +34,7 @@ def by_scorer(context: RankingContext) -> Tensor:
     """Raw score of HMR-Scorer."""
     if context.scorer is None:
         raise AdhmrError("ranking 'scorer' needs a reward model: set scorer: to its weights")
-    return context.scorer(context.scorer.encoder(context.images), context.hypotheses.uvd, context.crop_size).float()
+    return context.scorer(context.images, context.hypotheses.uvd)[1].float()
 
 
 def by_error(context: RankingContext) -> Tensor:

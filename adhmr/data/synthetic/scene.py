@@ -42,14 +42,16 @@ def place_person(
     """
     focal, fill = rng.uniform(*spec.focal) * size, rng.uniform(*spec.fill)
     shift = rng.normal(0.0, 0.25, 2).clip(-0.5, 0.5) * (1.0 - fill) * size  # pixels; the box stays inside
-    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
-    extent = np.ptp(vertices[:, :2], axis=0).max()
+    columns = np.ascontiguousarray(vertices.T, np.float64)  # (3, V): minima over long rows are ten times faster
+    low, high = columns.min(axis=1), columns.max(axis=1)
+    middle = (low + high) / 2
+    extent = (high - low)[:2].max()
     depth = focal * extent / (fill * size)
     translation = np.array([0.0, 0.0, depth]) - middle
     for _ in range(2):  # perspective makes near parts larger: correct by what is really seen
-        points = vertices + translation
-        pixels = focal * points[:, :2] / points[:, 2:]
-        low, high = pixels.min(axis=0), pixels.max(axis=0)
+        points = columns + translation[:, None]
+        pixels = focal * points[:2] / points[2]
+        low, high = pixels.min(axis=1), pixels.max(axis=1)
         depth *= (high - low).max() / (fill * size)
         centre = ((low + high) / 2 - shift) / focal  # slope of the ray to move back
         translation[:2] -= centre * depth
