@@ -136,21 +136,20 @@ class Rasterizer:
 
     def draw(self, vertices_cam: np.ndarray, intrinsics: np.ndarray) -> None:
         """Z-buffer of vertices_cam (V, 3) metres under intrinsics (3, 3) pixels; only the mesh's own box is touched."""
-        homogeneous = vertices_cam @ np.asarray(intrinsics, np.float32).T  # (V, 3)
-        points = np.empty(vertices_cam.shape, np.float32)
-        points[:, 2] = homogeneous[:, 2]
-        in_front = points[:, 2] > NEAR_PLANE
-        safe_depth = np.where(in_front, points[:, 2], 1.0)
-        points[:, :2] = homogeneous[:, :2] / safe_depth[:, None]
+        x, y, depth = np.asarray(intrinsics, np.float32) @ vertices_cam.T  # (V,) each
+        in_front = depth > NEAR_PLANE
+        safe_depth = np.where(in_front, depth, np.float32(1.0))
+        x, y = x / safe_depth, y / safe_depth
         self.region[:] = 0
         if in_front.any():
-            low, high = points[in_front, :2].min(axis=0), points[in_front, :2].max(axis=0)
+            low = np.array([x[in_front].min(), y[in_front].min()])
+            high = np.array([x[in_front].max(), y[in_front].max()])
             limits = np.array([self.size[1], self.size[0]])
             first = np.clip(np.floor(low), 0, limits).astype(np.int64)
             last = np.clip(np.ceil(high), 0, limits).astype(np.int64)
             self.region[:] = first[1], last[1], first[0], last[0]
             self.region *= self.supersample
-        points[:, :2] *= self.supersample
+        points = np.stack([x * self.supersample, y * self.supersample, depth], axis=1)  # (V, 3)
         _fill_depth(points, self.faces, self.region, self.inverse_depth, self.triangle, self.barycentric)
 
     def composite(self, background: np.ndarray, alpha: float = 1.0) -> np.ndarray:
