@@ -116,6 +116,8 @@ class ScorerConfig(TransformerConfig):
     @model_validator(mode="after")
     def _check_parts(self) -> "ScorerConfig":
         _check_widths(self, self.encoder, self.crop_size)
+        if self.hidden_dims[0] % 32:
+            raise ValueError(f"hidden_dims must start with a multiple of 32 (groups), found {self.hidden_dims[0]}")
         if self.relative and self.variant == "pose6d":
             raise ValueError("relative needs joints: variant uvd or 2d")
         return self

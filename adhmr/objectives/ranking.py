@@ -16,6 +16,7 @@ def rank_loss(raw: torch.Tensor, error: torch.Tensor, sigma: float = 5.0) -> tor
     """Cross-entropy of "hypothesis m is better than n" with sigmoid(sigma (raw_m - raw_n)), paper section 4.2.
 
     raw and error (N, M); summed over the M (M - 1) / 2 pairs m < n, mean over images. The unit of error is free.
+    Taken of logits: the official code's log of a rounded sigmoid charges 100 for a wrong pair beyond a logit of 16.6.
     """
     first, second = torch.triu_indices(raw.shape[1], raw.shape[1], 1, device=raw.device)
     better = (error[:, first] < error[:, second]).float()  # (N, pairs)
@@ -26,7 +27,8 @@ def rank_loss(raw: torch.Tensor, error: torch.Tensor, sigma: float = 5.0) -> tor
 def calibration_loss(raw: torch.Tensor, error: torch.Tensor, worst: float = WORST_ERROR) -> torch.Tensor:
     """Mean squared difference of the score from clip((worst - error) / (worst - 10 mm), 0, 1).
 
-    raw (N, M), error (N, M) metres. Ranking alone compares hypotheses of one image; this makes scores comparable between images, which cleaning needs.
+    raw (N, M), error (N, M) metres. Ranking alone compares hypotheses of one image; this makes scores comparable
+    between images, which cleaning needs.
     """
     target = ((worst - error) / (worst - PERFECT_ERROR)).clamp(0.0, 1.0)
     return F.mse_loss(score_of(raw.float()), target)
