@@ -63,7 +63,7 @@ def procrustes_align(predicted: Tensor, target: Tensor) -> Tensor:
     centred, target_centred = predicted - predicted_mean, target - target_mean
     covariance = target_centred.transpose(-1, -2) @ centred  # (..., 3, 3)
     rotation = roma.special_procrustes(covariance)  # mirror images are not rotations: det is +1
-    variance = centred.square().sum((-1, -2)).clamp_min(torch.finfo(centred.dtype).tiny)
+    variance = torch.linalg.vector_norm(centred.flatten(-2), dim=-1).square().clamp_min(torch.finfo(centred.dtype).tiny)
     scale = (rotation * covariance).sum((-1, -2)) / variance
     return centred @ (scale[..., None, None] * rotation).transpose(-1, -2) + target_mean
 
