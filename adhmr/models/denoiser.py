@@ -19,6 +19,7 @@ from adhmr.models.positional import image_sinusoid, sinusoid
 TIME_DIM = 128
 INPUT_GROUPS = 32
 X0_HALF_RANGE = 50.0  # x0 of a joint at the crop's edge, one metre from the root, or of a twist of cosine 1
+TYPICAL_COSINE = 0.9  # most twists are small; where the learnt centre of the twists starts
 ANCHORED_PARTS = 3  # a joint is seen relative to the anchor, in the crop, and beside the anchor itself
 ABSOLUTE_SIGMA = 20.0  # spread of x0 about the crop's middle, for the inputs that are not centred on the anchor
 
@@ -67,7 +68,8 @@ class Denoiser(nn.Module):
             for output in (self.joint_output, self.twist_output):
                 nn.init.zeros_(output.weight)  # starts at the prediction that the preconditioning makes of the centre
             self.joint_centre = nn.Parameter(torch.zeros(NUM_JOINTS * 3))  # units of the spread
-            self.twist_centre = nn.Parameter(torch.zeros(NUM_TWISTS * 2))
+            typical_twist = torch.tensor([TYPICAL_COSINE * X0_HALF_RANGE / config.sigma_twist, 0.0])
+            self.twist_centre = nn.Parameter(typical_twist.repeat(NUM_TWISTS))
             abar = LinearSchedule().alphas_cumprod
             self.register_buffer("signal", abar.sqrt(), persistent=False)  # (T,)
             self.register_buffer("noise_level", ((1 - abar) / abar).sqrt(), persistent=False)  # (T,)

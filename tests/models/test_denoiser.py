@@ -92,7 +92,9 @@ def test_untrained_anchored_denoiser_samples_the_anchor():
     # x = 0 at t = 999 is not quite the mode of data about a centre c: the flow keeps s / sqrt(sigma^2 + s^2) of -c.
     remainder = 6.0 / (denoiser.noise_level[999] ** 2 + 6.0**2).sqrt()
     assert ((joint[:, 0] - anchor).abs() <= remainder * anchor.abs() + 1e-3).all()
-    assert twist[:, 0].abs().max() < 1e-4
+    cosines, sines = twist[:, 0].unflatten(-1, (23, 2)).unbind(-1)
+    assert sines.abs().max() < 1e-4
+    assert 0.85 * 45.0 < cosines.min() <= cosines.max() <= 45.0  # a typical twist: cosine 0.9
     assert 1.0 < (joint[:, 1] - anchor).std() < 12.0  # the others spread about it
 
 
