@@ -3,6 +3,7 @@
 A shard is the unit of work; a rerun goes on after the shards that are there. What a sample looks like is `studio`'s.
 """
 
+import hashlib
 import io
 import json
 import multiprocessing
@@ -21,9 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adhmr.atomic_file import write_atomically
+from adhmr.body.body_model import open_body_path
 from adhmr.data.index import INDEX_NAME, ShardEntry
 from adhmr.data.schema import SAMPLE_DTYPE
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
+from adhmr.data.synthetic.poses import BANK_PATH
 from adhmr.data.synthetic.sets import domain
 from adhmr.data.synthetic.studio import Studio
 from adhmr.errors import AdhmrError
@@ -45,6 +48,7 @@ class Request:
     count: int
     image_size: int
     samples_per_shard: int
+    assets: str  # digest of the body and the pose bank
 
 
 _studio = cache(Studio)
@@ -125,7 +129,7 @@ def synthesise(
         AdhmrError: unknown set or split, numbers out of range, or a folder that holds another data set.
     """
     spec = domain(name, split)
-    request = Request(name, split, seed, count, image_size, samples_per_shard)
+    request = Request(name, split, seed, count, image_size, samples_per_shard, _assets_digest())
     if count < 1 or samples_per_shard < 1 or processes < 1:
         raise AdhmrError(f"{name}: count, samples_per_shard and processes must be at least 1")
     if not 32 <= image_size <= 384:
@@ -143,6 +147,13 @@ def synthesise(
             write_atomically(folder / target, _npy_bytes(np.concatenate(parts)))
     write_index(folder, source=f"synthetic:{name}", split=split, licence=LICENCE, entries=entries)
     shutil.rmtree(folder / TRUTH_PARTS, ignore_errors=True)
+
+
+def _assets_digest() -> str:
+    digest = hashlib.sha256()
+    for path in (open_body_path(), BANK_PATH):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _claim(folder: Path, request: Request) -> None:
@@ -221,8 +232,9 @@ class _ProgressReport:
         return self
 
     def update(self, drawn: int) -> None:
-        self.drawn = drawn
-        now = time.monotonic()
+        if drawn == self.drawn:
+            return
+        self.drawn, now = drawn, time.monotonic()
         rate = drawn / max(now - self.started, 1e-6)
         if self.bar is not None:
             self.bar.update(self.task, completed=drawn, rate=f"{rate:.0f} images/s")

@@ -97,3 +97,14 @@ def test_numbers_out_of_range_are_refused(tmp_path, wrong):
     with pytest.raises(AdhmrError, match="synth-studio"):
         synthesise("synth-studio", tmp_path, **{"count": 2, **wrong})
     assert not any(tmp_path.iterdir())
+
+
+def test_shards_of_two_bodies_never_mix(wild, monkeypatch):
+    monkeypatch.setattr(build, "_assets_digest", lambda: "of another body")
+    with pytest.raises(AdhmrError, match="assets is"):
+        synthesise("synth-wild", wild, processes=1, **SMALL)
+
+
+def test_progress_is_told_in_plain_lines_without_a_terminal(tmp_path, capsys):
+    synthesise("synth-studio", tmp_path, count=3, processes=1, image_size=64)
+    assert "synth-studio: 3/3 images" in capsys.readouterr().out
