@@ -17,6 +17,7 @@ from adhmr.config.stages import GenerateSet, GenerateStage
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
+from adhmr.data.stream import collate
 from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, weights_hash
@@ -67,8 +68,7 @@ class Generator:
         config = self.config
         raw = [reader.read(row) for row in rows]
         items = [self.crop(sample, RandomKey(config.seed, row)) for sample, row in zip(raw, rows)]
-        names = ("image", "intrinsics", "root_depth", "pose", "betas")
-        batch = {name: torch.as_tensor(np.stack([item[name] for item in items])).to(self.device) for name in names}
+        batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in collate(items).items()}
         keys = [sample.key for sample in raw]
         features = self.base.encoder(batch["image"])
         noise = hypothesis_noise(config.seed, keys, config.hypotheses)
