@@ -19,8 +19,8 @@ def track(items: Sequence[Item], title: str, unit: str) -> Iterator[Item]:
 
 
 def _bar(items: Sequence[Item], title: str) -> Iterator[Item]:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns) as progress:
+    text = TextColumn("{task.description}")
+    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         yield from progress.track(items, description=title)
 
 

@@ -73,7 +73,7 @@ def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
     names = [stage.name for stage in pipeline.stages]
     for text in set(overrides) - set(own):
         if text.split(".")[0] not in names:
-            raise AdhmrError(f"override {text}: the pipeline has no stage of that name; its stages are {', '.join(names)}")
+            raise AdhmrError(f"override {text}: no stage of that name; the stages are {', '.join(names)}")
     planned: dict[str, list[PlannedStage]] = {}
     for stage in pipeline.stages:
         unknown = [name for name in stage.after if name not in planned]
@@ -134,6 +134,6 @@ def run_pipeline(path: Path, overrides: list[str]) -> None:
         begin = time.time()
         code = subprocess.run([sys.executable, "-m", "adhmr.cli", "run", str(resolved)]).returncode
         if code != 0:
-            raise AdhmrError(f"stage {stage.name} ended with exit code {code}; see above. The same command continues it")
+            raise AdhmrError(f"stage {stage.name} ended with exit code {code}, see above; the same command goes on")
         stage.write("done", state.get("seconds", 0.0) + time.time() - begin)
     console.print(f"{path.stem}: all {len(stages)} stages are done ({time.time() - started:.0f} s)", highlight=False)

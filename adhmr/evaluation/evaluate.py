@@ -56,9 +56,8 @@ class Evaluation:
         of each ranking its values (N, M)."""
         model = load_model(evaluated.weights, "base").to(self.device)
         if model.config.crop_size != self.config.crop.size:
-            raise AdhmrError(
-                f"{evaluated.weights}: made for crops of {model.config.crop_size} px, crop.size is {self.config.crop.size}"
-            )
+            made_for, given = model.config.crop_size, self.config.crop.size
+            raise AdhmrError(f"{evaluated.weights}: made for crops of {made_for} px, but crop.size is {given}")
         rankings = [*TRAINING_FREE, *(["scorer"] if self.scorer is not None else [])]
         collected: dict[str, list[torch.Tensor]] = {}
         for batch in self.batches(f"evaluate {evaluated.name}"):

@@ -27,10 +27,13 @@ from adhmr.preference.hypotheses import hypothesis_noise, pose_hypotheses, sampl
 from adhmr.visualization.rasterizer import render_mesh, render_mesh_side
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend without a display must be chosen first)
+import matplotlib.pyplot as plt  # the backend without a display must be chosen first
 
 PICTURE_SIZE = 224  # pixels a side of each picture
-TRUTH_COLOUR, MODEL_COLOURS = (140.0, 195.0, 140.0), ((230.0, 165.0, 110.0), (110.0, 165.0, 240.0), (205.0, 140.0, 215.0))
+TRUTH_COLOUR, MODEL_COLOURS = (
+    (140.0, 195.0, 140.0),
+    ((230.0, 165.0, 110.0), (110.0, 165.0, 240.0), (205.0, 140.0, 215.0)),
+)
 CURVES_LEFT_OUT = {"step", "elapsed", "lr", "skipped_steps"}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}th,td{padding:.25em .8em;text-align:right;border-bottom:1px solid #ddd}
@@ -43,8 +46,8 @@ def run_stage(config: ReportStage) -> None:
     result = EvaluationResult(config.evaluation)
     sections = [
         f"<h1>{html.escape(config.title)}</h1>",
-        "<p>Errors in millimetres. <i>min M</i>: best of M hypotheses; <i>zero</i>: the zero-noise hypothesis; <i>mean</i>: "
-        "the mean hypothesis; <i>random</i>: the average of a random one; <i>scorer's</i>: the one the scorer picks. "
+        "<p>Errors in millimetres. <i>min M</i>: best of M hypotheses; <i>zero</i>: the zero-noise hypothesis; "
+        "<i>mean</i>: the mean hypothesis; <i>random</i>: the average of a random one; <i>scorer's</i>: its pick. "
         "Methods with several training seeds: mean ± standard deviation over seeds. <i>change</i>: against the baseline, "
         "± paired standard error over images.</p>",
         *(_table(error_table(result, metric, config.baseline)) for metric in METRIC_TITLES),
@@ -113,7 +116,8 @@ def _pictures(config: ReportStage) -> list[str]:
     scale = PICTURE_SIZE / config.crop.size
     intrinsics = batch["intrinsics"].clone()
     intrinsics[:, :2] *= scale  # the pictures are larger than the network's crop
-    images = [cv2.resize(i.permute(1, 2, 0).numpy(), (PICTURE_SIZE,) * 2, interpolation=cv2.INTER_CUBIC) for i in batch["image"]]
+    crops = batch["image"].permute(0, 2, 3, 1).numpy()  # (n, S, S, 3)
+    images = [cv2.resize(crop, (PICTURE_SIZE, PICTURE_SIZE), interpolation=cv2.INTER_CUBIC) for crop in crops]
     truth = body(roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], batch["transl"])
     meshes = [("truth", truth.vertices.numpy(), TRUTH_COLOUR)]
     for number, compared in enumerate(config.compared):

@@ -104,15 +104,15 @@ def ranking_table(result: EvaluationResult, model: str) -> list[list[str]]:
     rows = [["ranking", "within-image SRCC", "images > 0", "pooled SRCC", "PVE of its pick (mm)"]]
     for name, entry in result.figures["models"][model]["rankings"].items():
         positive = f"{100 * entry['within_image_positive']:.0f} %"
-        rows.append(
-            [name, f"{entry['within_image_srcc']:.3f}", positive, f"{entry['pooled_srcc']:.3f}", f"{entry['picked_pve']:.1f}"]
-        )
+        within, pooled = f"{entry['within_image_srcc']:.3f}", f"{entry['pooled_srcc']:.3f}"
+        rows.append([name, within, positive, pooled, f"{entry['picked_pve']:.1f}"])
     return rows
 
 
 def scorer_table(result: EvaluationResult) -> list[list[str]]:
     """PLCC and SRCC of the scorer pooled over the set (paper Table 1), for each kind of noise."""
-    rows = [["noise", *(f"{title} {kind}" for title in METRIC_TITLES.values() for kind in ("PLCC", "SRCC")), "mean PVE (mm)"]]
+    kinds = [f"{title} {kind}" for title in METRIC_TITLES.values() for kind in ("PLCC", "SRCC")]
+    rows = [["noise", *kinds, "mean PVE (mm)"]]
     for noise, entry in result.figures.get("scorer", {}).items():
         cells = [f"{entry[metric][kind]:.2f}" for metric in METRIC_TITLES for kind in ("plcc", "srcc")]
         rows.append([noise, *cells, f"{entry['pve']['mean_mm']:.0f}"])

@@ -40,9 +40,8 @@ class Generator:
         self.base = load_model(config.base, "base").to(self.device)
         self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
         if self.base.config.crop_size != config.crop.size:
-            raise AdhmrError(
-                f"crop.size is {config.crop.size}, but {config.base} was trained on crops of {self.base.config.crop_size}"
-            )
+            trained = self.base.config.crop_size
+            raise AdhmrError(f"crop.size is {config.crop.size}, but {config.base} was trained on crops of {trained} px")
         self.body = BodyModel().to(self.device)
         self.crop = PersonCrop(config.crop, None)
         self.provenance = {
@@ -77,7 +76,8 @@ class Generator:
         if "error" in rankings:
             labelled = all(sample.record["has_pose"] and sample.record["has_betas"] for sample in raw)
             if not labelled:
-                raise AdhmrError(f"{reader.index.folder}: ranking 'error' needs labels with pose and shape; use 'scorer'")
+                folder = reader.index.folder
+                raise AdhmrError(f"{folder}: ranking 'error' needs labels with pose and shape; use 'scorer'")
             errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"])[..., 0]
         context = RankingContext(
             keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors

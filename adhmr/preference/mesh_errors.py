@@ -53,13 +53,16 @@ def mesh_errors(
         vertices, target_vertices = posed.vertices.unflatten(0, (-1, count)), target.vertices[:, None]  # (n, M, V, 3)
         joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, (-1, count))  # (n, M, 24, 3)
         target_joints = target.joints29[:, None, :NUM_METRIC_JOINTS]
-        compute = {
-            "pve": lambda: vertex_error(vertices, target_vertices, joints[..., 0, :], target_joints[..., 0, :]),
-            "mpjpe": lambda: joint_error(joints, target_joints, root=0),
-            "pa_pve": lambda: pa_error(vertices, target_vertices),
-            "pa_mpjpe": lambda: pa_error(joints, target_joints),
-        }
-        errors[rows] = torch.stack([compute[name]() for name in names], -1)
+        for index, name in enumerate(names):
+            if name == "pve":
+                error = vertex_error(vertices, target_vertices, joints[..., 0, :], target_joints[..., 0, :])
+            elif name == "mpjpe":
+                error = joint_error(joints, target_joints, root=0)
+            elif name == "pa_pve":
+                error = pa_error(vertices, target_vertices)
+            else:
+                error = pa_error(joints, target_joints)
+            errors[rows, :, index] = error
     return errors
 
 
@@ -70,8 +73,8 @@ def errors_of_hypotheses(
     batch: dict[str, Any],
     names: Sequence[str] = ERROR_NAMES,
 ) -> Tensor:
-    """(N, M, len(names)) metres: hypotheses posed with the predicted shape `betas` (N, 10), the label's intrinsics and root depth
-    (protocol "oracle root"), against the labels' pose and shape."""
+    """(N, M, len(names)) metres: hypotheses posed with the predicted shape `betas` (N, 10), the label's intrinsics and
+    root depth (protocol "oracle root"), against the labels' pose and shape."""
     device = hypotheses.uvd.device
     intrinsics, root_depth = batch["intrinsics"].to(device), batch["root_depth"].to(device)
     rotations = pose_hypotheses(body, hypotheses, betas, intrinsics, root_depth)

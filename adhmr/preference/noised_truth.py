@@ -63,7 +63,5 @@ def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, 
     rotations = roma.rotvec_to_rotmat(pose)
     joints = body.joints29(rotations.flatten(0, 1), betas.flatten(0, 1), translation.flatten(0, 1))
     uvd = uvd_from_joints(joints.unflatten(0, (-1, count)), batch["intrinsics"][:, None])
-    errors = mesh_errors(
-        error_body, rotations, betas, roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], chunk=1024
-    )
+    errors = mesh_errors(error_body, rotations, betas, roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], chunk=1024)
     return NoisedTruth(uvd, rotations, errors)

@@ -52,8 +52,9 @@ def by_chance(context: RankingContext) -> Tensor:
 
 
 def by_mode(context: RankingContext) -> Tensor:
-    """Closeness to the zero-noise hypothesis: mean distance of the joints in pixels (depth scaled as the codec does)."""
-    uvd = context.hypotheses.uvd * torch.tensor([1.0, 1.0, context.crop_size / 2.0], device=context.hypotheses.uvd.device)
+    """Closeness to the zero-noise hypothesis: mean distance of the joints in pixels, depth scaled as in the codec."""
+    uvd = context.hypotheses.uvd
+    uvd = uvd * torch.tensor([1.0, 1.0, context.crop_size / 2.0], device=uvd.device)
     return -(uvd - uvd[:, :1]).norm(dim=-1).mean(-1)
 
 

@@ -74,8 +74,8 @@ class BaseTask(Task):
         x_t = self.schedule.q_sample(batch["x0"][:, None].expand_as(noise), t, noise)  # (N, K, 133)
         split = batch["uvd"][0].numel()  # 87 numbers of joints, then the twists
         features, eps_joint, eps_twist = model(batch["image"], x_t[..., :split], x_t[..., split:], t)
-        denoiser = self.model.denoiser
-        level_joint, level_twist = denoiser.loss_weights(t) if denoiser.config.preconditioning == "edm" else (None, None)
+        scaled = self.config.model.denoiser.preconditioning == "edm"
+        level_joint, level_twist = self.model.denoiser.loss_weights(t) if scaled else (None, None)
         target2d = 2.0 * batch["uvd"][..., :2] / crop_size - 1.0  # (N, 29, 2) in [-1, 1]
         seen = batch["uvd_weight"]
         parts = {

@@ -1,5 +1,5 @@
-"""Task "dpo": align the denoiser of a base model with preference pairs (paper section 4.3 and equation 5). The encoder is
-frozen, so policy and reference share its features; where the preference shards hold them, no encoder runs at all."""
+"""Task "dpo": align the denoiser of a base model with preference pairs (paper section 4.3 and equation 5). The encoder
+is frozen, so policy and reference share its features; where the preference shards hold them, no encoder runs at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class PairTransform:
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
         pairs = sample.extras.get("pairs.npy")
         if pairs is None:
-            raise AdhmrError(f"{sample.dataset}: sample {sample.key} holds no pairs; give the folder of a generate stage")
+            place = f"{sample.dataset}, sample {sample.key}"
+            raise AdhmrError(f"{place}: holds no pairs; give a folder that a generate stage wrote")
         rng = key.rng("pairs")
         chosen = pairs[rng.choice(len(pairs), self.pairs_per_image, replace=len(pairs) < self.pairs_per_image)]
         sides = []
