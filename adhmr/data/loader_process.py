@@ -1,13 +1,13 @@
 """How loader worker processes are started and what they are set up with. What they load is in stream.py."""
 
 import contextlib
-import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.popen_forkserver
 import os
 import signal
 import threading
 from collections.abc import Iterator
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 import cv2
 import torch
@@ -16,9 +16,29 @@ import torch
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def forkserver() -> ForkServerContext:
+class _Popen(multiprocessing.popen_forkserver.Popen):
+    def terminate(self) -> None:
+        # Workers ignore SIGTERM; Python ends what still runs at exit by it and then waits, which would be for ever.
+        self.kill()
+
+
+class LoaderProcess(ForkServerProcess):
+    """A worker process that terminate() ends although it ignores SIGTERM."""
+
+    @staticmethod
+    def _Popen(process: ForkServerProcess) -> _Popen:
+        return _Popen(process)
+
+
+class LoaderContext(ForkServerContext):
+    """The forkserver context with LoaderProcess as its process."""
+
+    Process = LoaderProcess
+
+
+def forkserver() -> LoaderContext:
     """The context that starts workers from a clean server process (never by forking the threads of the trainer)."""
-    context = multiprocessing.get_context("forkserver")
+    context = LoaderContext()
     context.set_forkserver_preload(["adhmr.data.stream", "adhmr.data.transforms"])
     # The server inherits which signals are ignored, for itself and for the workers that it forks.
     with _ignored(IGNORED_SIGNALS):

@@ -189,6 +189,19 @@ if __name__ == "__main__":
 """
 
 
+def test_a_trainer_may_exit_while_its_workers_load(make_set, tmp_path):
+    """Requeueing means leaving with a code in the middle of an epoch, with the stream still referenced."""
+    script = tmp_path / "leave.py"
+    script.write_text(
+        LOADING.replace("for batch in iterate_set", "stream = iterate_set").replace(
+            "workers=2):", "workers=2)\n    for batch in stream:\n        sys.exit(85)"
+        )
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(script), str(make_set(count=200))]
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 85
+
+
 def descendants(pid):
     found = []
     for entry in os.listdir("/proc"):
