@@ -52,10 +52,15 @@ def set_up_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_the_trainer, daemon=True).start()
+    end_with_the_parent()
 
 
-def _end_with_the_trainer() -> None:
+def end_with_the_parent() -> None:
+    """In a process made by multiprocessing: exit when the process that made it does, however that ends."""
+    threading.Thread(target=_wait_for_the_parent, daemon=True).start()
+
+
+def _wait_for_the_parent() -> None:
     # The parent in the sense of the operating system is the fork server, which lives as long as its workers do; torch
     # watches only that one, so a killed trainer would leave both behind.
     multiprocessing.parent_process().join()

@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import open_body_path
 from adhmr.data.index import INDEX_NAME, ShardEntry
+from adhmr.data.loader_process import end_with_the_parent
 from adhmr.data.schema import SAMPLE_DTYPE
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
 from adhmr.data.synthetic.poses import BANK_PATH
@@ -63,6 +64,8 @@ def _start_drawing(after_sample: Callable[[], None]) -> None:
 
 
 def _start_worker(counter) -> None:
+    end_with_the_parent()  # a killed run would leave its workers drawing
+
     def count_one() -> None:
         with counter.get_lock():
             counter.value += 1
