@@ -7,12 +7,15 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from adhmr.training.signals import EXIT_REQUEUE
 from pydantic import TypeAdapter
 from rich.console import Console
 
@@ -71,9 +74,12 @@ def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
     own = [text for text in overrides if text.split("=")[0] in PipelineConfig.model_fields]
     pipeline = load_config(path, own, PipelineConfig)
     names = [stage.name for stage in pipeline.stages]
-    for text in set(overrides) - set(own):
-        if text.split(".")[0] not in names:
+    for text in (text for text in overrides if text not in own):
+        name, dot, _ = text.partition(".")
+        if name not in names:
             raise AdhmrError(f"override {text}: no stage of that name; the stages are {', '.join(names)}")
+        if not dot:
+            raise AdhmrError(f"override {text}: expected stage.key=value, for example {name}.seed=1")
     planned: dict[str, list[PlannedStage]] = {}
     for stage in pipeline.stages:
         unknown = [name for name in stage.after if name not in planned]
@@ -102,7 +108,10 @@ def _filled(value: Any, fill: dict[str, Any]) -> Any:
     if not isinstance(value, str):
         return value
     alone = value[1:-1] if value.startswith("{") and value.endswith("}") else None
-    return fill[alone] if alone in fill and alone != "output" else value.format_map(fill)
+    try:
+        return fill[alone] if alone in fill and alone != "output" else value.format_map(fill)
+    except (KeyError, IndexError, ValueError):
+        raise AdhmrError(f"values: '{value}' has another placeholder than {', '.join(fill)}") from None
 
 
 def run_pipeline(path: Path, overrides: list[str]) -> None:
@@ -123,7 +132,8 @@ def run_pipeline(path: Path, overrides: list[str]) -> None:
         folder = Path(stage.config.output)
         if state.get("state") == "other":
             previous = folder.with_name(folder.name + ".previous")
-            subprocess.run(["rm", "-rf", str(previous)], check=True)
+            if previous.exists():
+                shutil.rmtree(previous)
             os.replace(folder, previous)  # made with another configuration: kept aside, never mixed with the new
             console.print(f"{title}: its configuration or inputs changed; the old result is in {previous}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,8 +142,23 @@ def run_pipeline(path: Path, overrides: list[str]) -> None:
         resolved = folder / "config.yaml"
         save_resolved(stage.config, resolved)
         begin = time.time()
-        code = subprocess.run([sys.executable, "-m", "adhmr.cli", "run", str(resolved)]).returncode
+        code = _run_stage(resolved)
+        if code == EXIT_REQUEUE:
+            raise SystemExit(EXIT_REQUEUE)  # the stage was asked to stop and has saved; the same command goes on
         if code != 0:
             raise AdhmrError(f"stage {stage.name} ended with exit code {code}, see above; the same command goes on")
-        stage.write("done", state.get("seconds", 0.0) + time.time() - begin)
+        stage.write("done", time.time() - begin)
     console.print(f"{path.stem}: all {len(stages)} stages are done ({time.time() - started:.0f} s)", highlight=False)
+
+
+def _run_stage(config: Path) -> int:
+    """Run a stage in a process of its own; its exit code. Signals to stop are the stage's, which saves before it ends."""
+    process = subprocess.Popen([sys.executable, "-m", "adhmr.cli", "run", str(config)])
+    # A terminal sends Ctrl-C to the stage as well, so it is not sent on; a job's SIGTERM may reach this process alone.
+    actions = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: lambda number, frame: process.send_signal(number)}
+    before = {number: signal.signal(number, action) for number, action in actions.items()}
+    try:
+        return process.wait()
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)

@@ -43,6 +43,14 @@ class Evaluation:
         self.crop = PersonCrop(config.crop, None)
         self.count = min(len(self.reader), config.limit or len(self.reader))
 
+    def identity(self, evaluated: EvaluatedModel) -> str:
+        """Of all that the arrays of a model depend on."""
+        scorer = None if self.config.scorer is None else weights_hash(self.config.scorer)
+        settings = (max(self.config.hypotheses), self.config.crop.model_dump(), self.config.seed, self.config.precision)
+        return json.dumps(
+            [weights_hash(evaluated.weights), scorer, self.reader.index.fingerprint, self.count, *settings]
+        )
+
     def batches(self, title: str) -> Any:
         size = self.config.images_per_batch
         starts = range(0, self.count, size)
@@ -123,7 +131,7 @@ def run_stage(config: EvaluateStage) -> None:
     figures: dict[str, Any] = {"hypotheses": config.hypotheses, "samples": evaluation.count, "models": {}}
     for evaluated in config.models:
         path = folder / f"{evaluated.name}.npz"
-        identity = f"{weights_hash(evaluated.weights)} {evaluation.count} {max(config.hypotheses)} {config.seed}"
+        identity = evaluation.identity(evaluated)
         arrays = _load_finished(path, identity)
         if arrays is None:
             arrays = evaluation.model(evaluated)

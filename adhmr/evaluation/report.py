@@ -21,6 +21,7 @@ from adhmr.config.stages import ReportStage
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import iterate_set
 from adhmr.data.transforms import PersonCrop
+from adhmr.errors import AdhmrError
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult, error_table, ranking_table, scorer_table
 from adhmr.models.weights import load_model
 from adhmr.preference.hypotheses import hypothesis_noise, pose_hypotheses, sample_hypotheses
@@ -87,6 +88,8 @@ def _picture(image: np.ndarray, caption: str) -> str:
 
 def _curves(run: Path) -> str:
     """The curves of one training run: every logged figure over the steps."""
+    if not (run / "metrics.jsonl").exists():
+        raise AdhmrError(f"{run} has no metrics.jsonl: runs: takes the folders of training stages")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = [n for n in lines[-1] if n not in CURVES_LEFT_OUT and not n.startswith("evaluation/")]
     columns = 5

@@ -69,7 +69,13 @@ class EvaluationResult:
             self.groups.setdefault(entry["group"] or name, []).append(name)
 
     def columns(self, group: str, metric: str) -> dict[str, np.ndarray]:
-        """Column title -> (seeds, N) millimetres."""
+        """Column title -> (seeds, N) millimetres.
+
+        Raises:
+            AdhmrError: no model or group of that name was evaluated.
+        """
+        if group not in self.groups:
+            raise AdhmrError(f"the evaluation holds no model or group '{group}'; it has {', '.join(self.groups)}")
         each = [image_columns(self.arrays[name], metric, self.hypotheses) for name in self.groups[group]]
         return {title: np.stack([columns[title] for columns in each]) for title in each[0]}
 

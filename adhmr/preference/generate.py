@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ from adhmr.preference.records import PAIR_DTYPE, encode_array, features_to_array
 from adhmr.progress import track
 
 JPEG_QUALITY = 95
+REQUEST_NAME = "generation.json"  # what the shards of a folder depend on
 
 
 class Generator:
@@ -149,13 +151,33 @@ def pair_statistics(folder: Path) -> dict[str, float]:
     return figures
 
 
+def _claim(folder: Path, request: dict[str, Any]) -> None:
+    """Marks the folder as this request's, or checks that it is: shards of two requests must never mix."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / REQUEST_NAME
+    if not path.exists():
+        write_atomically(path, json.dumps(request, indent=1) + "\n")
+        return
+    found = json.loads(path.read_text())
+    differing = [name for name in request if found.get(name) != request[name]]
+    if differing:
+        name = differing[0]
+        difference = f"{name} is {found.get(name)!r}, asked for {request[name]!r}"
+        raise AdhmrError(f"{path}: {difference}; choose another output or delete this folder")
+
+
 def generate_set(generator: Generator, chosen: GenerateSet, output: Path) -> None:
-    """Preference folders of one data set, one a ranking: output/<set>-<ranking>/."""
+    """Preference folders of one data set, one a ranking: output/<set>-<ranking>/.
+
+    Raises:
+        AdhmrError: a folder holds shards that were made with other models or settings.
+    """
     reader = ShardReader(chosen.path)
     folders = [output / f"{reader.name}-{ranking}" for ranking in chosen.rankings]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
     count = min(len(reader), chosen.limit or len(reader))
+    settings = generator.config.model_dump(mode="json", include={"crop", "features", "unit", "precision"})
+    for folder in folders:
+        _claim(folder, {**generator.provenance, **settings, "data": reader.index.fingerprint, "images": count})
     units = list(pending_units(folders, count, generator.config.unit))
     for number, rows in track(units, f"preferences {reader.name}", "units"):
         samples = generator.unit(reader, rows, chosen.rankings)

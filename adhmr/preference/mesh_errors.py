@@ -26,7 +26,7 @@ def mesh_errors(
     target_rotations: Tensor,
     target_betas: Tensor,
     names: Sequence[str] = ERROR_NAMES,
-    chunk: int = 256,
+    chunk: int = 64,
 ) -> Tensor:
     """Errors of M bodies an image against one target an image.
 

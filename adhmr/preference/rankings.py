@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +35,8 @@ def by_scorer(context: RankingContext) -> Tensor:
     """Raw score of HMR-Scorer."""
     if context.scorer is None:
         raise AdhmrError("ranking 'scorer' needs a reward model: set scorer: to its weights")
+    if context.scorer.config.variant == "pose6d":
+        raise AdhmrError("ranking 'scorer' needs a scorer of joints (variant uvd or 2d), this one is of rotations")
     return context.scorer(context.images, context.hypotheses.uvd)[1].float()
 
 
@@ -47,8 +50,8 @@ def by_error(context: RankingContext) -> Tensor:
 def by_chance(context: RankingContext) -> Tensor:
     """The control: a random value, keyed by the image."""
     count = context.hypotheses.uvd.shape[1]
-    values = [generator_for(context.seed, "random ranking", key).random(count) for key in context.keys]
-    return torch.tensor(values, dtype=torch.float32)
+    values = [generator_for(context.seed, "random ranking", key).random(count, np.float32) for key in context.keys]
+    return torch.from_numpy(np.stack(values))
 
 
 def by_mode(context: RankingContext) -> Tensor:

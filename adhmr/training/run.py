@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 
+from pydantic import ValidationError
+
 from adhmr.config.data import DataConfig, DataSetConfig
 from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, TrainingStage
 from adhmr.data.stream import build_stream, make_plan, open_sets
+from adhmr.errors import AdhmrError
 from adhmr.training.task import Batch, Task
 from adhmr.training.trainer import Trainer
 
@@ -23,7 +26,10 @@ def data_of(config: TrainingStage) -> DataConfig:
     if not isinstance(config, DpoStage):
         return config.data
     sets = [DataSetConfig(path=str(item.path), weight=item.weight) for item in config.preferences]
-    return DataConfig(sets=sets, workers=config.workers, period=config.period)
+    try:
+        return DataConfig(sets=sets, workers=config.workers, period=config.period)
+    except ValidationError as error:  # no preferences at all, or two folders of one name
+        raise AdhmrError(f"preferences: {error.errors()[0]['msg']}") from None
 
 
 def run_stage(config: TrainingStage) -> None:
