@@ -1,0 +1,135 @@
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adhmr.body.camera import project
+from adhmr.config.stages import GenerateStage
+from adhmr.data.shard_reader import ShardReader
+from adhmr.errors import AdhmrError
+from adhmr.models.weights import weights_hash
+from adhmr.preference import generate
+from adhmr.preference.generate import pending_units, run_stage
+from tests.tiny import CROP
+
+
+def make_config(output: Path, tiny_weights: Path, studio_set: Path, rankings=("error",), **changes) -> GenerateStage:
+    values = {
+        "stage": "generate",
+        "output": output,
+        "base": tiny_weights / "base.safetensors",
+        "scorer": tiny_weights / "scorer.safetensors",
+        "sets": [{"path": studio_set, "rankings": list(rankings)}],
+        "crop": CROP,
+        "hypotheses": 6,
+        "pairs": 2,
+        "images_per_batch": 3,
+        "unit": 4,
+    }
+    return GenerateStage(**{**values, **changes})
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.tar"))}
+
+
+@pytest.mark.parametrize("ranking", ["error", "scorer", "random"])
+def test_what_a_preference_set_holds(preferences, studio_set, tiny_weights, ranking):
+    source, made = ShardReader(studio_set), ShardReader(preferences / f"studio-{ranking}")
+    assert made.index.shard_counts == [4, 4, 2] and made.index.keys == source.index.keys
+    for row in range(len(made)):
+        sample, original = made.read(row), source.read(row)
+        pairs = sample.extras["pairs.npy"]
+        assert len(pairs) == 2 and sample.image.shape == (CROP["size"], CROP["size"], 3)
+        assert (pairs["winner_value"] >= pairs["loser_value"]).all()
+        assert not set(pairs["winner_index"]) & set(pairs["loser_index"])
+        if ranking == "error":
+            np.testing.assert_array_equal(pairs["winner_error"], -pairs["winner_value"])
+        assert np.isfinite(pairs["winner_error"]).all()  # labels are exact, so errors are known for every ranking
+        # The label moved into the frame of the crop that is stored.
+        pixels = project(sample.record["joints29"], sample.record["intrinsics"])
+        np.testing.assert_allclose(sample.record["joints29_px"], pixels, atol=0.02)
+        np.testing.assert_array_equal(sample.record["pose"], original.record["pose"])
+        provenance = sample.provenance
+        assert provenance["base"] == weights_hash(tiny_weights / "base.safetensors")
+        assert (provenance["ranking"], provenance["hypotheses"], provenance["source"]) == (ranking, 6, "studio")
+        assert sample.extras["features.npy"]["joints2d"].shape == (29, 2)
+
+
+def test_rankings_of_one_image_choose_among_the_same_hypotheses(preferences):
+    by_index = {}
+    for ranking in ("error", "scorer", "random"):
+        pairs = ShardReader(preferences / f"studio-{ranking}").read(5).extras["pairs.npy"]
+        for side in ("winner", "loser"):
+            for index, uvd in zip(pairs[f"{side}_index"], pairs[f"{side}_uvd"]):
+                np.testing.assert_array_equal(by_index.setdefault(int(index), uvd), uvd)
+    assert len(by_index) > 4  # the rankings do not agree on everything
+
+
+def test_statistics_beside_the_shards(preferences):
+    figures = json.loads((preferences / "studio-error" / "statistics.json").read_text())
+    assert (figures["images"], figures["pairs"], figures["right_order"]) == (10, 20, 1.0)
+    assert figures["winner_pve_mm"] < figures["loser_pve_mm"]
+
+
+def test_the_same_units_have_the_same_bytes_and_only_missing_ones_are_made(
+    tmp_path, preferences, tiny_weights, studio_set, monkeypatch
+):
+    output = tmp_path / "again"
+    config = make_config(output, tiny_weights, studio_set, ["error", "scorer", "random"])
+    shutil.copytree(preferences, output)
+    for path in (output / "studio-error" / "index.json", output / "studio-scorer" / "000001.tar"):
+        path.unlink()
+    units = []
+    real = generate.Generator.unit
+
+    def counted(self, reader, rows, rankings):
+        units.append(rows)
+        return real(self, reader, rows, rankings)
+
+    monkeypatch.setattr(generate.Generator, "unit", counted)
+    run_stage(config)
+    assert units == [range(4, 8)]
+    for ranking in ("error", "scorer", "random"):
+        name = f"studio-{ranking}"
+        assert digests(output / name) == digests(preferences / name) and len(digests(output / name)) == 3
+        assert (output / name / "index.json").read_bytes() == (preferences / name / "index.json").read_bytes()
+
+
+def test_units_cover_every_row_once(tmp_path):
+    (tmp_path / "000001.tar").touch()
+    assert list(pending_units([tmp_path], 10, 4)) == [(0, range(0, 4)), (2, range(8, 10))]
+
+
+def test_limit_margin_and_features_switched_off(tmp_path, tiny_weights, studio_set, preferences):
+    everything = [ShardReader(preferences / "studio-error").read(row).extras["pairs.npy"] for row in range(10)]
+    gaps = np.sort(np.concatenate([pairs["winner_value"] - pairs["loser_value"] for pairs in everything]))
+    sets = [{"path": studio_set, "rankings": ["error"], "limit": 8}]
+    margin = float(gaps[len(gaps) // 2])
+    run_stage(make_config(tmp_path, tiny_weights, studio_set, sets=sets, margin=margin, features=False))
+    made = ShardReader(tmp_path / "studio-error")
+    pairs = [made.read(row).extras["pairs.npy"] for row in range(len(made))]
+    assert set(made.index.keys) <= set(ShardReader(studio_set).index.keys[:8])
+    assert all((one["winner_value"] - one["loser_value"] >= margin).all() and len(one) for one in pairs)
+    assert 0 < sum(map(len, pairs)) < 16
+    assert "features.npy" not in made.read(0).extras
+
+
+def test_another_crop_size_is_refused(tmp_path, tiny_weights, studio_set):
+    with pytest.raises(AdhmrError, match=r"crop.size is 128, but .*base.safetensors was trained on crops of 64 px"):
+        run_stage(make_config(tmp_path, tiny_weights, studio_set, crop={"size": 128}))
+
+
+def test_the_scorer_ranking_without_a_scorer_is_refused(tmp_path, tiny_weights, studio_set):
+    with pytest.raises(AdhmrError, match="needs a reward model"):
+        run_stage(make_config(tmp_path, tiny_weights, studio_set, ["scorer"], scorer=None))
+
+
+def test_shards_of_other_settings_never_mix(tmp_path, preferences, tiny_weights, studio_set):
+    shutil.copytree(preferences / "studio-error", tmp_path / "studio-error")
+    (tmp_path / "studio-error" / "000001.tar").unlink()
+    with pytest.raises(AdhmrError, match="pairs is 2, asked for 1"):
+        run_stage(make_config(tmp_path, tiny_weights, studio_set, pairs=1))
