@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from adhmr.config.model import BaseModelConfig, EncoderConfig, ScorerConfig
@@ -52,8 +52,18 @@ def save_weights(
         tensors[name] = tensor.contiguous().clone()  # channels_last weights and views are stored plainly
     header = {"format": FORMAT, "kind": kind, "config": json.dumps(config), "extra": json.dumps(metadata or {})}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=header)
+    partial.write_bytes(_with_sorted_metadata(save(tensors, metadata=header)))
     partial.replace(path)
+
+
+def _with_sorted_metadata(file: bytes) -> bytes:
+    """safetensors writes the metadata in random order: sorted, the same weights are the same bytes, of one hash."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
