@@ -1,4 +1,4 @@
-"""The `adhmr` command. Each command checks its input and hands over to a module; errors of the user's end in one line."""
+"""The `adhmr` command. Each command checks its input and hands over to a module; a user's error ends in one line."""
 
 from __future__ import annotations
 
@@ -42,14 +42,24 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
     if check:
         click.echo(f"{stage_file}: a valid {config.stage} stage, output {config.output}")
         return
-    config.output.mkdir(parents=True, exist_ok=True)
-    save_resolved(config, config.output / "config.yaml")
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AdhmrError(f"output {config.output}: cannot be made a folder ({error.strerror})") from None
+    resolved = config.output / "config.yaml"
+    former = resolved.read_bytes() if resolved.exists() else None
+    save_resolved(config, resolved)
     if config.threads:
         import torch
 
         torch.set_num_threads(config.threads)
     module, function = STAGES[config.stage].split(":")
-    getattr(importlib.import_module(module), function)(config)
+    try:
+        getattr(importlib.import_module(module), function)(config)
+    except AdhmrError:
+        if former is not None:  # a run folder that refused this configuration keeps its own
+            resolved.write_bytes(former)
+        raise
 
 
 @cli.command()

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from adhmr.training.signals import EXIT_REQUEUE
 from pydantic import TypeAdapter
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from adhmr.config.base import StrictModel
 from adhmr.config.loading import load_config, save_resolved
 from adhmr.config.stages import Stage, StageConfig
 from adhmr.errors import AdhmrError
+from adhmr.training.signals import EXIT_REQUEUE
 
 
 class PipelineStage(StrictModel):
@@ -48,7 +48,8 @@ class PlannedStage:
 
     def __init__(self, name: str, config: StageConfig, inputs: list[PlannedStage]):
         self.name, self.config, self.inputs = name, config, inputs
-        content = [__version__, config.model_dump(mode="json"), [stage.fingerprint for stage in inputs]]
+        settings = config.model_dump(mode="json", exclude={"threads", "tracking"})  # these do not change a result
+        content = [__version__, settings, [stage.fingerprint for stage in inputs]]
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         self.record = Path(config.output) / "stage.json"
 
@@ -74,6 +75,9 @@ def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
     own = [text for text in overrides if text.split("=")[0] in PipelineConfig.model_fields]
     pipeline = load_config(path, own, PipelineConfig)
     names = [stage.name for stage in pipeline.stages]
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise AdhmrError(f"{path}: two stages are called {repeated[0]}; their folders would be one")
     for text in (text for text in overrides if text not in own):
         name, dot, _ = text.partition(".")
         if name not in names:
@@ -100,7 +104,7 @@ def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
 
 
 def _filled(value: Any, fill: dict[str, Any]) -> Any:
-    """`value` with the placeholders in its strings replaced; a string that is one placeholder takes the value's type."""
+    """`value` with the placeholders in its strings replaced; a string that is one placeholder takes its type."""
     if isinstance(value, dict):
         return {key: _filled(item, fill) for key, item in value.items()}
     if isinstance(value, list):
@@ -137,7 +141,7 @@ def run_pipeline(path: Path, overrides: list[str]) -> None:
             os.replace(folder, previous)  # made with another configuration: kept aside, never mixed with the new
             console.print(f"{title}: its configuration or inputs changed; the old result is in {previous}")
         folder.mkdir(parents=True, exist_ok=True)
-        console.rule(f"{title}" + (" (continued)" if state else ""))
+        console.rule(f"{title}" + (" (continued)" if state.get("state") == "started" else ""))
         stage.write("started")
         resolved = folder / "config.yaml"
         save_resolved(stage.config, resolved)
@@ -152,10 +156,11 @@ def run_pipeline(path: Path, overrides: list[str]) -> None:
 
 
 def _run_stage(config: Path) -> int:
-    """Run a stage in a process of its own; its exit code. Signals to stop are the stage's, which saves before it ends."""
+    """Run a stage in a process of its own; its exit code. Signals to stop go to the stage, which saves and ends."""
     process = subprocess.Popen([sys.executable, "-m", "adhmr.cli", "run", str(config)])
     # A terminal sends Ctrl-C to the stage as well, so it is not sent on; a job's SIGTERM may reach this process alone.
-    actions = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: lambda number, frame: process.send_signal(number)}
+    actions = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), lambda n, _: process.send_signal(n))
+    actions[signal.SIGINT] = signal.SIG_IGN
     before = {number: signal.signal(number, action) for number, action in actions.items()}
     try:
         return process.wait()

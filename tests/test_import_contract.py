@@ -7,5 +7,6 @@ from pathlib import Path
 
 def test_imports_point_one_way():
     lint = Path(sys.executable).parent / "lint-imports"
-    result = subprocess.run([str(lint), "--no-cache"], cwd=Path(__file__).resolve().parents[1], capture_output=True, text=True)
+    root = Path(__file__).resolve().parents[1]
+    result = subprocess.run([str(lint), "--no-cache"], cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -49,8 +49,8 @@ def run_stage(config: ReportStage) -> None:
         f"<h1>{html.escape(config.title)}</h1>",
         "<p>Errors in millimetres. <i>min M</i>: best of M hypotheses; <i>zero</i>: the zero-noise hypothesis; "
         "<i>mean</i>: the mean hypothesis; <i>random</i>: the average of a random one; <i>scorer's</i>: its pick. "
-        "Methods with several training seeds: mean ± standard deviation over seeds. <i>change</i>: against the baseline, "
-        "± paired standard error over images.</p>",
+        "Methods with several training seeds: mean ± standard deviation over seeds. <i>change</i>: against "
+        "the baseline, ± paired standard error over images.</p>",
         *(_table(error_table(result, metric, config.baseline)) for metric in METRIC_TITLES),
     ]
     if result.figures.get("scorer"):
@@ -62,8 +62,9 @@ def run_stage(config: ReportStage) -> None:
     sections += ["<h2>Training</h2>", *(_curves(run) for run in config.runs)]
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(config.title)}</title>'
     page += f"<style>{STYLE}</style><body>{''.join(sections)}</body></html>"
-    write_atomically(config.output / "report.html", page)
-    print(f"report: {config.output / 'report.html'} ({len(page) / 1e6:.1f} MB)", flush=True)
+    path = config.page or config.output / "report.html"
+    write_atomically(path, page)
+    print(f"report: {path} ({len(page) / 1e6:.1f} MB)", flush=True)
 
 
 def _table(rows: list[list[str]]) -> str:

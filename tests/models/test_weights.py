@@ -7,7 +7,14 @@ from safetensors.torch import save_file
 from adhmr.errors import AdhmrError
 from adhmr.models.encoder import ImageEncoder
 from adhmr.models.scorer import HMRScorer
-from adhmr.models.weights import load_encoder_weights, load_model, load_weights, save_encoder, save_weights
+from adhmr.models.weights import (
+    load_encoder_weights,
+    load_model,
+    load_weights,
+    save_encoder,
+    save_weights,
+    weights_hash,
+)
 
 
 @pytest.fixture
@@ -15,6 +22,16 @@ def base_file(tmp_path, tiny_model, tiny_config):
     path = tmp_path / "runs" / "base.safetensors"
     save_weights(path, tiny_model, "base", tiny_config.model_dump(mode="json"), {"step": 12})
     return path
+
+
+def test_the_same_weights_are_the_same_bytes(base_file, tmp_path, tiny_model, tiny_config):
+    config = tiny_config.model_dump(mode="json")
+    for number in range(5):  # safetensors would write the header's entries in random order
+        again = tmp_path / f"{number}.safetensors"
+        save_weights(again, tiny_model, "base", config, {"step": 12})
+        assert again.read_bytes() == base_file.read_bytes() and weights_hash(again) == weights_hash(base_file)
+    save_weights(again, tiny_model, "base", config, {"step": 13})
+    assert weights_hash(again) != weights_hash(base_file)
 
 
 def test_round_trip(base_file, tiny_model, images):
