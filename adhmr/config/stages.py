@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
 from adhmr.config.data import CropConfig, DataConfig, DataSetConfig
@@ -20,6 +20,12 @@ class StageConfig(StrictModel):
     output: Path  # the run folder; everything the stage writes is inside it
     seed: int = 0
     threads: int = Field(0, ge=0)  # CPU threads of tensor operations; 0 leaves torch's own choice
+
+
+def check_crop(data_size: int, model_size: int) -> None:
+    """The data's crops must be of the size that the model is made for."""
+    if data_size != model_size:
+        raise ValueError(f"data.crop.size is {data_size}, model.crop_size is {model_size}: they must be equal")
 
 
 class TrainingStage(StageConfig):
@@ -39,19 +45,19 @@ class SyntheticSet(StrictModel):
 
 
 class SynthStage(StageConfig):
-    """`adhmr data synth`: render the embedded data sets into output/<name>-<split>/."""
+    """Render embedded data sets into output/<name>-<split>/."""
 
     stage: Literal["synth"]
     sets: list[SyntheticSet]
     processes: int = Field(2, gt=0)
-    image_size: int = Field(192, ge=64, le=384)
+    image_size: int = Field(192, ge=32, le=384)
     samples_per_shard: int = Field(500, gt=0)
     scale: float = Field(1.0, gt=0)  # multiplies every count: one number to make all sets larger or smaller
 
 
 # ------------------------------------------------------------------------------------------------ base model
 class DenoisingWeights(StrictModel):
-    """Weights of the base model's loss (facts of the paper's base model, section 2.3)."""
+    """Weights of the base model's loss; the defaults are those of ScoreHypo, the paper's base model."""
 
     joints: float = 1.0  # squared error of the joints' noise
     twists: float = 1.0  # squared error of the twists' noise
@@ -74,6 +80,11 @@ class BaseStage(TrainingStage):
     encoder_weights: Path | None = None  # initial encoder: an exported encoder or a base model's weights
     freeze_encoder: bool = False
     encoder_lr_scale: float = 1.0
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> BaseStage:
+        check_crop(self.data.crop.size, self.model.crop_size)
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ reward model
@@ -112,6 +123,11 @@ class ScorerStage(TrainingStage):
     metric_vertices: int = 0  # vertices in the vertex errors, evenly strided; 0 takes all
     encoder_weights: Path | None = None
     freeze_encoder: bool = True
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> ScorerStage:
+        check_crop(self.data.crop.size, self.model.crop_size)
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ preferences
@@ -195,6 +211,7 @@ class ReportStage(StageConfig):
     data: Path
     crop: CropConfig
     pictures: int = 12
+    page: Path | None = None  # where the report goes; output/report.html when not given
     compared: list[EvaluatedModel] = []
 
 

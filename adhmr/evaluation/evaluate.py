@@ -1,5 +1,5 @@
 """Stage "evaluate": errors of several base models on one labelled set, with the same noise for all, and how well scorer
-and training-free rankings order their hypotheses. Writes errors per image (errors.npz) and figures (figures.json);
+and training-free rankings order their hypotheses. Writes errors per image (models/NAME.npz) and figures (figures.json);
 tables are made from those in tables.py."""
 
 from __future__ import annotations

@@ -27,11 +27,6 @@ class Difference:
     seed_spread: float
     seeds: int
 
-    @property
-    def in_errors(self) -> float:
-        """The change in paired standard errors; below -2 is an improvement that chance hardly explains."""
-        return self.mean / self.standard_error if self.standard_error > 0 else 0.0
-
 
 def image_columns(arrays: dict[str, np.ndarray], metric: str, hypotheses: list[int]) -> dict[str, np.ndarray]:
     """One (N,) array of millimetres for each column of a table: minima over the first M hypotheses, the zero-noise

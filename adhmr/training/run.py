@@ -11,6 +11,7 @@ from adhmr.config.data import DataConfig, DataSetConfig
 from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, TrainingStage
 from adhmr.data.stream import build_stream, make_plan, open_sets
 from adhmr.errors import AdhmrError
+from adhmr.models.weights import weights_hash
 from adhmr.training.task import Batch, Task
 from adhmr.training.trainer import Trainer
 
@@ -18,6 +19,23 @@ TASKS: dict[type[TrainingStage], str] = {
     BaseStage: "adhmr.training.tasks.base:BaseTask",
     ScorerStage: "adhmr.training.tasks.scorer:ScorerTask",
     DpoStage: "adhmr.training.tasks.dpo:DpoTask",
+}
+
+# The trainer looks at optim and train itself; data sets count by their content, weights by their hash, not by place.
+NO_PART_OF_THE_RESULT = {
+    "output": True,
+    "threads": True,
+    "train": True,
+    "optim": True,
+    "tracking": True,
+    "distributed": True,
+    "base": True,
+    "encoder_weights": True,
+    "preferences": True,
+    "workers": True,
+    "validation": True,
+    "validation_limit": True,
+    "data": {"sets", "workers"},
 }
 
 
@@ -57,9 +75,9 @@ def run_stage(config: TrainingStage) -> None:
             max_corrupt_fraction=data.max_corrupt_fraction,
         )
 
-    settings = config.model_dump(
-        mode="json", exclude={"output", "threads", "train", "optim", "tracking", "distributed"}
-    )
+    settings = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
+    weights = {name: getattr(config, name, None) for name in ("base", "encoder_weights")}
+    read = {name: weights_hash(path) for name, path in weights.items() if path is not None}
     trainer = Trainer(
         task,
         stream,
@@ -69,7 +87,7 @@ def run_stage(config: TrainingStage) -> None:
         config.distributed,
         config.output,
         config.seed,
-        identity={"stage": settings, "data": plan.state_dict()},
+        identity={"stage": settings, "weights": read, "data": plan.state_dict()},
     )
     metrics = trainer.fit()
     for name, value in metrics.items():

@@ -33,9 +33,9 @@ class DomainSpec:
     random_arms: float  # share whose arms are drawn at random
     joint_noise: float  # radians
     pseudo_labels: bool = False  # the record holds an estimator's mistakes, the truth lies beside
-    random_legs: float = 0.15  # share whose legs are drawn at random
-    bent_share: float = 0.25  # root tilted 30 to 60 degrees from upright
-    lying_share: float = 0.03  # root tilted more than 60 degrees from upright
+    random_legs: float = 0.10  # share whose legs are drawn at random
+    bent_share: float = 0.10  # root tilted 30 to 60 degrees from upright
+    lying_share: float = 0.01  # root tilted more than 60 degrees from upright
     pitch: tuple[float, float] = (0.10, 0.12)  # mean and spread, radians, positive looks down at the person
     roll: float = 0.05  # radians
     focal: tuple[float, float] = (1.5, 4.0)  # image sides
@@ -51,18 +51,18 @@ DOMAINS: dict[str, DomainSpec] = {
             splits=("train", "val", "test"),
             backgrounds={"plain": 0.4, "gradient": 0.6},
             photos=(),
-            yaw_spread=35.0,
-            yaw_limit=75.0,
-            yaw_uniform_share=0.10,
+            yaw_spread=25.0,
+            yaw_limit=50.0,
+            yaw_uniform_share=0.0,
             key_light=(0.45, 0.8),
             ambient_light=(0.55, 0.8),
             occluder_odds=(1.0,),
             noise=(0.5, 2.5),
             blur_probability=0.05,
             blur=(0.4, 0.8),
-            other_arms=0.35,
+            other_arms=0.30,
             random_arms=0.15,
-            joint_noise=0.06,
+            joint_noise=0.05,
         ),
         DomainSpec(
             name="synth-game",
@@ -70,9 +70,9 @@ DOMAINS: dict[str, DomainSpec] = {
             splits=("train", "val", "test"),
             backgrounds={"room": 0.5, "clutter": 0.2, "photo": 0.3},
             photos=TRAIN_PHOTOS,
-            yaw_spread=50.0,
-            yaw_limit=110.0,
-            yaw_uniform_share=0.10,
+            yaw_spread=35.0,
+            yaw_limit=70.0,
+            yaw_uniform_share=0.0,
             key_light=(0.7, 1.4),
             ambient_light=(0.3, 0.6),
             occluder_odds=(0.9, 0.1),
@@ -80,8 +80,8 @@ DOMAINS: dict[str, DomainSpec] = {
             blur_probability=0.1,
             blur=(0.4, 0.9),
             other_arms=0.35,
-            random_arms=0.25,
-            joint_noise=0.07,
+            random_arms=0.20,
+            joint_noise=0.06,
         ),
         DomainSpec(
             name="synth-wild",
@@ -89,18 +89,18 @@ DOMAINS: dict[str, DomainSpec] = {
             splits=("train", "val", "test"),
             backgrounds={"photo": 0.65, "clutter": 0.2, "room": 0.15},
             photos=TRAIN_PHOTOS,
-            yaw_spread=50.0,
-            yaw_limit=180.0,
-            yaw_uniform_share=0.15,
+            yaw_spread=40.0,
+            yaw_limit=110.0,
+            yaw_uniform_share=0.05,
             key_light=(0.5, 1.3),
             ambient_light=(0.35, 0.7),
-            occluder_odds=(0.5, 0.35, 0.15),
-            noise=(1.0, 9.0),
+            occluder_odds=(0.6, 0.3, 0.1),
+            noise=(1.0, 7.0),
             blur_probability=0.35,
             blur=(0.4, 1.3),
             other_arms=0.30,
-            random_arms=0.40,
-            joint_noise=0.08,
+            random_arms=0.30,
+            joint_noise=0.07,
             pseudo_labels=True,
         ),
         DomainSpec(
@@ -109,8 +109,8 @@ DOMAINS: dict[str, DomainSpec] = {
             splits=("val", "test"),
             backgrounds={"photo": 0.5, "room": 0.25, "clutter": 0.25},
             photos=HELD_OUT_PHOTOS,
-            yaw_spread=50.0,
-            yaw_limit=110.0,
+            yaw_spread=30.0,
+            yaw_limit=60.0,
             yaw_uniform_share=0.0,
             key_light=(0.5, 1.2),
             ambient_light=(0.4, 0.7),
@@ -119,8 +119,8 @@ DOMAINS: dict[str, DomainSpec] = {
             blur_probability=0.2,
             blur=(0.4, 1.0),
             other_arms=0.30,
-            random_arms=0.25,
-            joint_noise=0.06,
+            random_arms=0.20,
+            joint_noise=0.05,
         ),
     )
 }

@@ -20,7 +20,7 @@ from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
 from adhmr.models.weights import load_model
-from adhmr.objectives.preference import PairErrors, dpo_loss
+from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss
 from adhmr.preference.records import features_from_batch
 from adhmr.training.task import Batch, Task
 from adhmr.training.tasks.base import draw_timesteps
@@ -88,26 +88,22 @@ class DpoTask(Task):
         noise, t = batch["noise"].repeat(1, 2, 1), batch["t"].repeat(1, 2)
         x_t = self.schedule.q_sample(x0, t, noise)
         inputs = (x_t[..., :NUM_JOINT_VALUES], x_t[..., NUM_JOINT_VALUES:], t, features)
-        policy = self._errors(model(*inputs), noise)
+        policy = torch.cat([part.float() for part in model(*inputs)], -1)  # (N, 2P, 133) predicted noise
         with torch.no_grad():
-            reference = self._errors(self.reference(*inputs), noise)
+            reference = torch.cat([part.float() for part in self.reference(*inputs)], -1)
         groups = {"joint": slice(0, NUM_JOINT_VALUES), "twist": slice(NUM_JOINT_VALUES, None)}
         if self.config.norm == "single":
             groups = {"pose": slice(None)}
-        loss, logs = torch.zeros((), device=t.device), {}
+        loss, logs, whole = torch.zeros((), device=t.device), {}, torch.ones((), device=t.device)
         for name, part in groups.items():
-            ours, theirs = policy[..., part].mean(-1), reference[..., part].mean(-1)  # (N, 2P)
+            ours = denoising_error(policy[..., part], noise[..., part], whole)  # (N, 2P)
+            theirs = denoising_error(reference[..., part], noise[..., part], whole)
             policy_errors = PairErrors(ours[:, :pairs], ours[:, pairs:])
             reference_errors = PairErrors(theirs[:, :pairs], theirs[:, pairs:])
             group_loss, group_logs = dpo_loss(policy_errors, reference_errors, self.config.beta)
             loss = loss + group_loss + self.config.winner_weight * ours[:, :pairs].mean()
             logs |= {f"{name}_{key}": value for key, value in group_logs.items()} | {f"{name}_loss": group_loss}
         return loss, logs
-
-    @staticmethod
-    def _errors(predicted: tuple[Tensor, Tensor], noise: Tensor) -> Tensor:
-        """(N, 2P, 133) squared errors of the predicted noise, in single precision."""
-        return (torch.cat([part.float() for part in predicted], -1) - noise).square()
 
     def exported(self, module: nn.Module) -> nn.Module:
         """The aligned denoiser with the base's encoder: a base model like any other."""
