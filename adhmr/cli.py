@@ -94,6 +94,18 @@ def synth(output: Path, name: str, split: str, count: int, seed: int, processes:
 
 @data.command()
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--source", required=True, help="what the samples were made from")
+@click.option("--split", required=True, help="train, val, test or the source's own name")
+@click.option("--licence", required=True, help="one line on how the data may be used")
+def index(folder: Path, source: str, split: str, licence: str) -> None:
+    """Make index.json of a folder of shards anew, from the shards themselves."""
+    from adhmr.data.shard_writer import write_index
+
+    click.echo(write_index(folder, source=source, split=split, licence=licence))
+
+
+@data.command()
+@click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--count", default=32, show_default=True, help="samples on the contact sheet")
 @click.option("--sheet", type=click.Path(path_type=Path), help="where to write it (default: FOLDER/contact_sheet.jpg)")
 def inspect(folder: Path, count: int, sheet: Path | None) -> None:

@@ -10,6 +10,7 @@ from adhmr.config.data import AugmentConfig, CropConfig
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample, mirror
 from adhmr.data.shard_reader import CorruptSampleError
+from adhmr.errors import AdhmrError
 
 # HypoNet's training recipe: occluders cover up to this part of the box, with an aspect ratio of at most this.
 OCCLUDER_AREA = 0.3
@@ -116,6 +117,20 @@ class PersonCrop:
         left, top = np.clip(np.round(middle - half), 0, size).astype(int)
         right, bottom = np.clip(np.round(middle + half), 0, size).astype(int)
         image[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 3), np.uint8)
+
+
+class LabelledCrop(PersonCrop):
+    """PersonCrop for where bodies are compared: every sample must have pose, shape and depth.
+
+    Raises AdhmrError for one that has not, beside what PersonCrop raises.
+    """
+
+    def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, np.ndarray | float | int | str]:
+        missing = [name for name in ("pose", "betas", "depth") if not sample.record[f"has_{name}"]]
+        if missing:
+            place = f"{sample.dataset}, sample {sample.key}"
+            raise AdhmrError(f"{place}: its label has no {' and no '.join(missing)}; errors of bodies need all of them")
+        return super().__call__(sample, key)
 
 
 def square_affine(centre: np.ndarray, side: float, angle: float, size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from adhmr.config.stages import EvaluatedModel, EvaluateStage
 from adhmr.data.randomness import generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import iterate_set
-from adhmr.data.transforms import PersonCrop
+from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.correlation import pooled_correlation, within_image_correlation
 from adhmr.evaluation.tables import print_tables
@@ -40,7 +40,7 @@ class Evaluation:
         self.reader = ShardReader(config.data)
         self.body = BodyModel().to(self.device)
         self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
-        self.crop = PersonCrop(config.crop, None)
+        self.crop = LabelledCrop(config.crop, None)
         self.count = min(len(self.reader), config.limit or len(self.reader))
 
     def identity(self, evaluated: EvaluatedModel) -> str:

@@ -10,7 +10,7 @@ import torch
 from adhmr.body.body_model import BodyModel
 from adhmr.config.data import CropConfig
 from adhmr.data.stream import iterate_set
-from adhmr.data.transforms import PersonCrop
+from adhmr.data.transforms import LabelledCrop
 from adhmr.models.base_model import BaseModel
 from adhmr.preference.hypotheses import hypothesis_noise, sample_hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
@@ -26,7 +26,7 @@ def quick_errors(model: BaseModel, folder: str | Path, crop: CropConfig, limit: 
     device = next(model.parameters()).device
     body.to(device)
     errors = []
-    for batch in iterate_set(folder, PersonCrop(crop, None), batch=16, workers=0, limit=limit):
+    for batch in iterate_set(folder, LabelledCrop(crop, None), batch=16, workers=0, limit=limit):
         features = model.encoder(batch["image"].to(device))
         noise = hypothesis_noise(seed, batch["key"], NUM_HYPOTHESES)
         hypotheses = sample_hypotheses(model, features, noise, crop.size)

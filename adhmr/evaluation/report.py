@@ -20,7 +20,7 @@ from adhmr.body.body_model import BodyModel
 from adhmr.config.stages import ReportStage
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import iterate_set
-from adhmr.data.transforms import PersonCrop
+from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult, error_table, ranking_table, scorer_table
 from adhmr.models.weights import load_model
@@ -116,7 +116,7 @@ def _pictures(config: ReportStage) -> list[str]:
     body = BodyModel()
     reader = ShardReader(config.data)
     rows = np.linspace(0, len(reader) - 1, config.pictures).round().astype(int).tolist()
-    batch = next(iterate_set(reader, PersonCrop(config.crop, None), len(rows), rows=rows))
+    batch = next(iterate_set(reader, LabelledCrop(config.crop, None), len(rows), rows=rows))
     scale = PICTURE_SIZE / config.crop.size
     intrinsics = batch["intrinsics"].clone()
     intrinsics[:, :2] *= scale  # the pictures are larger than the network's crop

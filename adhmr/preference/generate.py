@@ -19,7 +19,7 @@ from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
 from adhmr.data.stream import collate
-from adhmr.data.transforms import PersonCrop
+from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, weights_hash
 from adhmr.preference.hypotheses import hypothesis_noise, sample_hypotheses
@@ -45,7 +45,6 @@ class Generator:
             trained = self.base.config.crop_size
             raise AdhmrError(f"crop.size is {config.crop.size}, but {config.base} was trained on crops of {trained} px")
         self.body = BodyModel().to(self.device)
-        self.crop = PersonCrop(config.crop, None)
         self.provenance = {
             "base": weights_hash(config.base),
             "scorer": None if config.scorer is None else weights_hash(config.scorer),
@@ -68,7 +67,8 @@ class Generator:
     def _batch(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
         config = self.config
         raw = [reader.read(row) for row in rows]
-        items = [self.crop(sample, RandomKey(config.seed, row)) for sample, row in zip(raw, rows)]
+        crop = LabelledCrop(config.crop) if "error" in rankings else PersonCrop(config.crop)
+        items = [crop(sample, RandomKey(config.seed, row)) for sample, row in zip(raw, rows)]
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in collate(items).items()}
         keys = [sample.key for sample in raw]
         features = self.base.encoder(batch["image"])
@@ -76,10 +76,6 @@ class Generator:
         hypotheses = sample_hypotheses(self.base, features, noise, config.crop.size, config.precision)
         errors = None
         if "error" in rankings:
-            labelled = all(sample.record["has_pose"] and sample.record["has_betas"] for sample in raw)
-            if not labelled:
-                folder = reader.index.folder
-                raise AdhmrError(f"{folder}: ranking 'error' needs labels with pose and shape; use 'scorer'")
             errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"])[..., 0]
         context = RankingContext(
             keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors
@@ -101,7 +97,13 @@ class Generator:
                 if packed is not None:
                     extras["features.npy"] = packed[n]
                 record = _in_crop(sample.record, items[n], config.crop.size)
-                provenance = {**self.provenance, "ranking": ranking, "source": sample.dataset}
+                provenance = {
+                    **self.provenance,
+                    "ranking": ranking,
+                    "dataset": sample.dataset,
+                    "affine": _affine(sample.record, items[n]).tolist(),
+                    "source": sample.provenance,
+                }
                 result[ranking].append(ShardSample(sample.key, jpegs[n], record, provenance, extras))
         return result
 
@@ -128,6 +130,11 @@ def _in_crop(record: np.void, item: dict, size: int) -> np.void:
     moved["joints29_px"], moved["intrinsics"] = item["uvd"][:, :2], item["intrinsics"]
     moved["image_size"] = size
     return moved
+
+
+def _affine(record: np.void, item: dict) -> np.ndarray:
+    """(2, 3) from pixels of the stored image to pixels of the network crop."""
+    return (item["intrinsics"] @ np.linalg.inv(record["intrinsics"]))[:2].round(6)
 
 
 def pending_units(folders: list[Path], count: int, unit: int) -> Iterator[tuple[int, range]]:

@@ -12,7 +12,7 @@ from adhmr.body.vertex_subset import VertexSubset
 from adhmr.config.stages import NoiseConfig, ScorerStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
-from adhmr.data.transforms import PersonCrop
+from adhmr.data.transforms import LabelledCrop
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import load_encoder_weights
 from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
@@ -25,7 +25,7 @@ from adhmr.training.task import Batch, Task
 class ScorerTransform:
     """Crop, augment, and draw the noise of the hypotheses."""
 
-    def __init__(self, crop: PersonCrop, noise: NoiseConfig, hypotheses: int):
+    def __init__(self, crop: LabelledCrop, noise: NoiseConfig, hypotheses: int):
         self.crop, self.noise, self.hypotheses = crop, noise, hypotheses
 
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class ScorerTask(Task):
         self.error_body.to(device)
 
     def transform(self) -> ScorerTransform:
-        crop = PersonCrop(self.config.data.crop, self.config.data.augment)
+        crop = LabelledCrop(self.config.data.crop, self.config.data.augment)
         return ScorerTransform(crop, self.config.noise, self.config.hypotheses)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
