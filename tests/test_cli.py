@@ -11,7 +11,7 @@ import pytest
 
 from adhmr import cli
 from adhmr.models.weights import load_model, load_weights
-from tests.tiny import CROP, adhmr
+from tests.tiny import BASE, CROP, adhmr
 
 
 def refused(process: subprocess.CompletedProcess[str]) -> str:
@@ -124,7 +124,7 @@ def test_training_on_a_truncated_shard_is_refused_before_it_begins(tmp_path, stu
         "stage": "base",
         "output": str(tmp_path / "out"),
         "data": {"sets": [{"path": str(folder)}], "crop": CROP, "workers": 1},
-        "model": {},
+        "model": BASE,
         "train": {"steps": 2, "global_batch": 2},
         "optim": {},
     }

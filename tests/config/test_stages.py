@@ -39,7 +39,9 @@ def test_every_stage_of_a_shipped_pipeline_is_read(file, tmp_path):
     for stage in stages:
         assert stage.config.output == tmp_path / stage.name
         # Whatever a stage reads of this pipeline is written by a stage that it waits for.
-        read = [part for part in tmp_values(stage.config.model_dump(mode="json", exclude={"output"}), str(tmp_path))]
+        read = [
+            part for part in tmp_values(stage.config.model_dump(mode="json", exclude={"output", "page"}), str(tmp_path))
+        ]
         needed = {tmp_path / Path(part).relative_to(tmp_path).parts[0] for part in read}
         assert needed <= made - {stage.config.output} and needed <= {before.config.output for before in waited(stage)}
 
@@ -95,6 +97,12 @@ def test_mistakes_are_named_with_what_was_meant(override, message):
     with pytest.raises(AdhmrError) as error:
         load_config(CONFIGS / "stages" / "demo" / "align.yaml", [override], TypeAdapter(Stage))
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["base", "scorer"])
+def test_crops_of_another_size_than_the_models_are_refused(name):
+    with pytest.raises(AdhmrError, match=r"data.crop.size is 160, model.crop_size is \d+: they must be equal"):
+        load_config(CONFIGS / "stages" / "demo" / f"{name}.yaml", ["data.crop.size=160"], TypeAdapter(Stage))
 
 
 def test_defaults_are_the_papers():

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from adhmr.body.camera import project
+from adhmr.config.data import CropConfig
 from adhmr.config.stages import GenerateStage
+from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
+from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import weights_hash
 from adhmr.preference import generate
@@ -50,12 +53,19 @@ def test_what_a_preference_set_holds(preferences, studio_set, tiny_weights, rank
             np.testing.assert_array_equal(pairs["winner_error"], -pairs["winner_value"])
         assert np.isfinite(pairs["winner_error"]).all()  # labels are exact, so errors are known for every ranking
         # The label moved into the frame of the crop that is stored.
+        crop = PersonCrop(CropConfig(**CROP), None)(original, RandomKey(0, row))
+        np.testing.assert_array_equal(sample.record["joints29_px"], crop["uvd"][:, :2])
+        assert np.abs(sample.image.astype(int) - crop["image"].transpose(1, 2, 0)).mean() < 4  # a JPEG of that crop
         pixels = project(sample.record["joints29"], sample.record["intrinsics"])
         np.testing.assert_allclose(sample.record["joints29_px"], pixels, atol=0.02)
         np.testing.assert_array_equal(sample.record["pose"], original.record["pose"])
         provenance = sample.provenance
         assert provenance["base"] == weights_hash(tiny_weights / "base.safetensors")
-        assert (provenance["ranking"], provenance["hypotheses"], provenance["source"]) == (ranking, 6, "studio")
+        assert (provenance["ranking"], provenance["hypotheses"], provenance["dataset"]) == (ranking, 6, "studio")
+        assert provenance["source"] == original.provenance
+        affine = np.array(provenance["affine"])  # stored image to crop
+        moved = original.record["joints29_px"] @ affine[:, :2].T + affine[:, 2]
+        np.testing.assert_allclose(sample.record["joints29_px"], moved, atol=0.02)
         assert sample.extras["features.npy"]["joints2d"].shape == (29, 2)
 
 

@@ -200,7 +200,8 @@ def test_scorer_loss_falls_on_a_fixed_batch(scorer_config, studio_set, variant):
     model = {**SCORER, "variant": variant, "relative": variant != "pose6d"}
     task = ScorerTask(scorer_config(model=model))
     losses = train(task, batch_of(task, studio_set), 20)
-    assert all(map(math.isfinite, losses)) and np.mean(losses[-4:]) < 0.9 * losses[0]
+    same_for_all = 4 * 15 * math.log(2)  # four errors, 15 pairs: what a scorer pays that tells nothing apart
+    assert all(map(math.isfinite, losses)) and np.mean(losses[-4:]) < 0.5 * same_for_all
 
 
 def test_scorer_logs_and_weights(scorer_config, studio_set):
