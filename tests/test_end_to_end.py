@@ -107,7 +107,7 @@ class Pipeline:
     def killed_when(self, path: Path) -> None:
         """Start the pipeline and, as soon as `path` is there, kill all its processes at once."""
         process, log = self.start(), self.output.parent / "killed.log"
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         try:
             while not path.exists():
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
