@@ -72,6 +72,16 @@ def pipeline(pipeline_file: Path, overrides: tuple[str, ...]) -> None:
     run_pipeline(pipeline_file, list(overrides))
 
 
+@cli.command()
+@click.argument("body_file", type=click.Path(path_type=Path))
+def body(body_file: Path) -> None:
+    """Check a body file in SMPL's format (.npz or .pkl) and say what it holds."""
+    from adhmr.body.body_model import BodyModel
+
+    model = BodyModel(body_file)
+    click.echo(f"{body_file}: body '{model.body_id}', {model.num_vertices} vertices, {len(model.faces)} faces")
+
+
 @cli.group()
 def data() -> None:
     """Data sets: make, look at."""

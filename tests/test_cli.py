@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adhmr import cli
+from adhmr.body.body_model import open_body_path
 from adhmr.models.weights import load_model, load_weights
 from tests.tiny import BASE, CROP, adhmr
 
@@ -152,3 +154,12 @@ def test_help_names_the_commands():
     assert process.returncode == 0
     for command in ("run", "pipeline", "data", "weights"):
         assert command in process.stdout
+
+
+def test_body_file_is_described_or_refused_in_one_line(here, tmp_path):
+    good = here("body", open_body_path())
+    assert good.returncode == 0 and "7000 vertices" in good.stdout
+    foreign = tmp_path / "foreign.npz"
+    np.savez(foreign, vertices=np.zeros((10, 3)))
+    for file in (tmp_path / "missing.pkl", foreign):
+        assert file.name in refused(here("body", file))

@@ -199,6 +199,12 @@ class EvaluateStage(StageConfig):
     images_per_batch: int = 16
     precision: Literal["fp32", "bf16"] = "fp32"
 
+    @model_validator(mode="after")
+    def _check_hypotheses(self) -> EvaluateStage:
+        if not self.hypotheses or min(self.hypotheses) < 1 or max(self.hypotheses) < 2:
+            raise ValueError("hypotheses needs positive numbers, the largest at least 2 (rankings compare hypotheses)")
+        return self
+
 
 class ReportStage(StageConfig):
     """Tables and pictures from finished runs, as one HTML file that opens without a network."""
