@@ -17,6 +17,7 @@ from adhmr.training.tracking import read_metrics
 from tests.distributed.launch import start, train, wait
 
 EXACT = ("step", "loss", "absolute", "grad_norm", "lr", "skipped_steps", "evaluation/error")
+PATIENCE = 180  # seconds for a process to start and to make steps: machines are shared
 SETTINGS = {"train": {"steps": 40, "evaluate_every": 15}}
 
 
@@ -81,14 +82,19 @@ def test_kill_at_random_moments(world_size, tmp_path, uninterrupted):
     chance = random.Random(world_size)
     for target in (0, 3, 8, 13, 18, 23, 28, 33):
         processes = start(tmp_path, world_size, settings)
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE
         while not any(int(path.name[5:]) >= target for path in tmp_path.glob("checkpoints/step-*")) and target:
             assert time.monotonic() < until, "the run makes no steps"
+            time.sleep(0.005)
         time.sleep((0.3 if target == 0 else 0.03) * chance.random())
-        everyone = chance.random() < 0.5
+        # Before the processes have met, a survivor waits for its peer until the rendezvous gives up, minutes later.
+        everyone = chance.random() < 0.5 or target == 0
         for process in processes if everyone else processes[-1:]:
             process.kill()
-        assert 0 not in wait(processes)  # a survivor notices that its peer is gone
+        codes = wait(processes)
+        if (tmp_path / "done.json").exists():
+            break  # on a busy machine the run may be faster than the kill
+        assert 0 not in codes  # a survivor notices that its peer is gone
     assert train(tmp_path, world_size, settings) == [0] * world_size
     assert_same_run(tmp_path, uninterrupted[world_size])
 
@@ -149,7 +155,7 @@ def test_nonfinite_in_a_row_ends_the_run(tmp_path):
 
 
 def _await_step(run_dir: Path, step: int) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while not any(line["step"] >= step for line in read_metrics(run_dir)):
         assert time.monotonic() < until, "the run makes no steps"
         time.sleep(0.02)
