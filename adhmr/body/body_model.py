@@ -4,6 +4,7 @@ Also the joint regressors that belong to one body. Reading files is in body_file
 """
 
 import contextlib
+import hashlib
 import io
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +27,18 @@ _FACE_NAMES = ("nose", "reye", "leye", "rear", "lear")
 def open_body_path() -> Path:
     """The body file that comes with the package."""
     return Path(str(files("adhmr") / "assets" / "open_body.npz"))
+
+
+def body_hash(path: str | Path | None) -> str:
+    """First 16 hex digits of the SHA-256 of a body file (None: the open body): its name in provenance records.
+
+    Raises AdhmrError when the file is missing.
+    """
+    path = open_body_path() if path is None else Path(path)
+    if not path.is_file():
+        raise AdhmrError(f"{path}: no such body file; give an SMPL-format .npz or .pkl, or none for the open body")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 class BodyOutput(NamedTuple):

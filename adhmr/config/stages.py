@@ -20,6 +20,21 @@ class StageConfig(StrictModel):
     output: Path  # the run folder; everything the stage writes is inside it
     seed: int = 0
     threads: int = Field(0, ge=0)  # CPU threads of tensor operations; 0 leaves torch's own choice
+    body: Path | None = None  # a body file in SMPL's format; null: the open body of the package
+
+
+class SamplerConfig(StrictModel):
+    """DDIM sampling of hypotheses; the defaults are the paper's four network calls without fresh noise."""
+
+    steps: int = Field(3, gt=0, le=1000)  # timesteps are range(0, 1000, 1000 // steps): 3 makes four network calls
+    eta: float = Field(0.0, ge=0, le=1)  # share of DDPM's fresh noise in each step; 0 is deterministic
+
+
+class HypothesesStage(StageConfig):
+    """What the stages that sample hypotheses and pose bodies by them have in common."""
+
+    sampler: SamplerConfig = SamplerConfig()
+    ik: Literal["naive", "adaptive"] = "naive"  # inverse kinematics: naive is the released code's, adaptive HybrIK's
 
 
 def check_crop(data_size: int, model_size: int) -> None:
@@ -53,6 +68,12 @@ class SynthStage(StageConfig):
     image_size: int = Field(192, ge=32, le=384)
     samples_per_shard: int = Field(500, gt=0)
     scale: float = Field(1.0, gt=0)  # multiplies every count: one number to make all sets larger or smaller
+
+    @model_validator(mode="after")
+    def _check_body(self) -> SynthStage:
+        if self.body is not None:
+            raise ValueError("body must be null: embedded data show the open body")
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ base model
@@ -139,7 +160,7 @@ class GenerateSet(StrictModel):
     limit: int | None = None
 
 
-class GenerateStage(StageConfig):
+class GenerateStage(HypothesesStage):
     """Sample hypotheses, rank them, pair them, write preference shards (paper section 4.3)."""
 
     stage: Literal["generate"]
@@ -185,7 +206,7 @@ class EvaluatedModel(StrictModel):
     group: str | None = None  # models of one group are seeds of one method in the tables
 
 
-class EvaluateStage(StageConfig):
+class EvaluateStage(HypothesesStage):
     """Errors of several models on one labelled set, with the same noise for all."""
 
     stage: Literal["evaluate"]
@@ -206,7 +227,7 @@ class EvaluateStage(StageConfig):
         return self
 
 
-class ReportStage(StageConfig):
+class ReportStage(HypothesesStage):
     """Tables and pictures from finished runs, as one HTML file that opens without a network."""
 
     stage: Literal["report"]

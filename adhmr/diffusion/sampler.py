@@ -1,4 +1,4 @@
-"""Deterministic DDIM sampling (eta = 0) of M hypotheses an image. Decoding x0 into poses is in adhmr.body.codec."""
+"""DDIM sampling (Song et al. 2021) of M hypotheses an image. Decoding x0 into poses is in adhmr.body.codec."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,9 @@ from adhmr.diffusion.schedule import LinearSchedule
 
 #: (x_joint (N, M, 87), x_twist (N, M, 46), t (N, M), features) -> predicted noise of both, same shapes.
 DenoiserFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, torch.Tensor]]
+
+#: Step number -> standard normal noise (N, M, 133) that this step adds, keyed by the caller.
+FreshNoise = Callable[[int], torch.Tensor]
 
 JOINT_DIM, TWIST_DIM = 87, 46
 
@@ -26,14 +29,20 @@ def ddim_sample(
     noise: torch.Tensor,
     steps: int = 3,
     zero_first: bool = True,
+    eta: float = 0.0,
+    fresh_noise: FreshNoise | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sample x0 of `num_hypotheses` hypotheses an image.
 
     noise (N, M, 133) standard normal, the caller's (so that it can be keyed by the image); with `zero_first` hypothesis
-    0 starts from zero noise instead: the model's mode. Returns x_joint (N, M, 87), x_twist (N, M, 46), units of x0.
+    0 starts from zero noise instead: the model's mode. With eta above 0 each step but the last replaces part of the
+    predicted noise by `fresh_noise`, at eta = 1 as much as ancestral sampling does; hypothesis 0 gets none of it with
+    `zero_first`. Returns x_joint (N, M, 87), x_twist (N, M, 46), units of x0.
     """
     if noise.shape[1:] != (num_hypotheses, JOINT_DIM + TWIST_DIM):
         raise ValueError(f"noise must be (N, {num_hypotheses}, {JOINT_DIM + TWIST_DIM}), found {tuple(noise.shape)}")
+    if eta and fresh_noise is None:
+        raise ValueError(f"eta = {eta} needs fresh_noise")
     schedule = LinearSchedule()
     x = noise.float()
     if zero_first:
@@ -46,6 +55,14 @@ def ddim_sample(
         signal, spread = schedule.coefficients(t)
         x = (x - spread * eps) / signal  # x0 as predicted
         if step + 1 < len(timesteps):
+            signal_now, spread_now = signal, spread
             signal, spread = schedule.coefficients(torch.full_like(t, timesteps[step + 1]))
-            x = signal * x + spread * eps
+            if eta:
+                sigma = eta * spread / spread_now * (1 - (signal_now / signal).square()).sqrt()  # (N, M, 1)
+                fresh = fresh_noise(step).to(x)
+                if zero_first:
+                    fresh = torch.cat([torch.zeros_like(fresh[:, :1]), fresh[:, 1:]], 1)
+                x = signal * x + (spread.square() - sigma.square()).sqrt() * eps + sigma * fresh
+            else:
+                x = signal * x + spread * eps
     return x[..., :JOINT_DIM], x[..., JOINT_DIM:]

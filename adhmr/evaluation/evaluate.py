@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from adhmr.atomic_file import write_atomically
-from adhmr.body.body_model import BodyModel
+from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.config.stages import EvaluatedModel, EvaluateStage
 from adhmr.data.randomness import generator_for
 from adhmr.data.shard_reader import ShardReader
@@ -22,7 +22,7 @@ from adhmr.errors import AdhmrError
 from adhmr.evaluation.correlation import pooled_correlation, within_image_correlation
 from adhmr.evaluation.tables import print_tables
 from adhmr.models.weights import load_model, weights_hash
-from adhmr.preference.hypotheses import Hypotheses, hypothesis_noise, sample_hypotheses
+from adhmr.preference.hypotheses import Hypotheses, fresh_noise, hypothesis_noise, sample_hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
 from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
 from adhmr.preference.rankings import RANKINGS, RankingContext
@@ -38,7 +38,7 @@ class Evaluation:
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.reader = ShardReader(config.data)
-        self.body = BodyModel().to(self.device)
+        self.body = BodyModel(config.body).to(self.device)
         self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
         self.crop = LabelledCrop(config.crop, None)
         self.count = min(len(self.reader), config.limit or len(self.reader))
@@ -46,9 +46,17 @@ class Evaluation:
     def identity(self, evaluated: EvaluatedModel) -> str:
         """Of all that the arrays of a model depend on."""
         scorer = None if self.config.scorer is None else weights_hash(self.config.scorer)
-        settings = (max(self.config.hypotheses), self.config.crop.model_dump(), self.config.seed, self.config.precision)
+        settings = self.config.model_dump(mode="json", include={"crop", "seed", "precision", "sampler", "ik"})
         return json.dumps(
-            [weights_hash(evaluated.weights), scorer, self.reader.index.fingerprint, self.count, *settings]
+            {
+                "weights": weights_hash(evaluated.weights),
+                "scorer": scorer,
+                "body": body_hash(self.config.body),
+                "data": self.reader.index.fingerprint,
+                "images": self.count,
+                "hypotheses": max(self.config.hypotheses),
+                **settings,
+            }
         )
 
     def batches(self, title: str) -> Any:
@@ -71,14 +79,21 @@ class Evaluation:
         for batch in self.batches(f"evaluate {evaluated.name}"):
             features = model.encoder(batch["image"])
             noise = hypothesis_noise(self.config.seed, batch["key"], max(self.config.hypotheses))
-            hypotheses = sample_hypotheses(model, features, noise, self.config.crop.size, self.config.precision)
+            fresh = fresh_noise(self.config.seed, batch["key"], max(self.config.hypotheses))
+            hypotheses = sample_hypotheses(
+                model, features, noise, self.config.crop.size, self.config.precision, self.config.sampler, fresh
+            )
             mean = Hypotheses(hypotheses.uvd.mean(1, keepdim=True), hypotheses.twists.mean(1, keepdim=True))
             context = RankingContext(
                 batch["key"], batch["image"], features, hypotheses, self.config.crop.size, self.config.seed, self.scorer
             )
+            errors, mean_errors = (
+                1000.0 * errors_of_hypotheses(self.body, posed, features.betas, batch, ik=self.config.ik)
+                for posed in (hypotheses, mean)
+            )
             made = {
-                "errors": 1000.0 * errors_of_hypotheses(self.body, hypotheses, features.betas, batch),
-                "mean_errors": 1000.0 * errors_of_hypotheses(self.body, mean, features.betas, batch)[:, 0],
+                "errors": errors,
+                "mean_errors": mean_errors[:, 0],
                 **{f"value_{name}": RANKINGS[name](context) for name in rankings},
             }
             for name, value in made.items():

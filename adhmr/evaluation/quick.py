@@ -20,9 +20,10 @@ VALIDATION_SEED = 0  # of the hypotheses' noise, the same in every run: validati
 
 
 @torch.no_grad()
-def quick_errors(model: BaseModel, folder: str | Path, crop: CropConfig, limit: int, seed: int) -> dict[str, float]:
+def quick_errors(
+    model: BaseModel, folder: str | Path, crop: CropConfig, limit: int, seed: int, body: BodyModel
+) -> dict[str, float]:
     """Millimetres on the first `limit` samples: zero-noise, mean over hypotheses and minimum of ten, for each error."""
-    body = BodyModel()
     device = next(model.parameters()).device
     body.to(device)
     errors = []

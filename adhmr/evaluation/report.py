@@ -24,7 +24,7 @@ from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult, error_table, ranking_table, scorer_table
 from adhmr.models.weights import load_model
-from adhmr.preference.hypotheses import hypothesis_noise, pose_hypotheses, sample_hypotheses
+from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, pose_hypotheses, sample_hypotheses
 from adhmr.visualization.rasterizer import render_mesh, render_mesh_side
 
 matplotlib.use("Agg")
@@ -113,7 +113,7 @@ def _curves(run: Path) -> str:
 @torch.no_grad()
 def _pictures(config: ReportStage) -> list[str]:
     """One row an image: the input, the truth, and each model's zero-noise hypothesis, from the camera and the side."""
-    body = BodyModel()
+    body = BodyModel(config.body)
     reader = ShardReader(config.data)
     rows = np.linspace(0, len(reader) - 1, config.pictures).round().astype(int).tolist()
     batch = next(iterate_set(reader, LabelledCrop(config.crop, None), len(rows), rows=rows))
@@ -127,9 +127,11 @@ def _pictures(config: ReportStage) -> list[str]:
     for number, compared in enumerate(config.compared):
         model = load_model(compared.weights, "base")
         features = model.encoder(batch["image"])
-        noise = hypothesis_noise(config.seed, batch["key"], 1)
-        hypotheses = sample_hypotheses(model, features, noise, config.crop.size)
-        rotations = pose_hypotheses(body, hypotheses, features.betas, batch["intrinsics"], batch["root_depth"])[:, 0]
+        noise, fresh = hypothesis_noise(config.seed, batch["key"], 1), fresh_noise(config.seed, batch["key"], 1)
+        hypotheses = sample_hypotheses(model, features, noise, config.crop.size, "fp32", config.sampler, fresh)
+        rotations = pose_hypotheses(
+            body, hypotheses, features.betas, batch["intrinsics"], batch["root_depth"], config.ik
+        )[:, 0]
         posed = body(rotations, features.betas)
         # The pelvis is where the model puts it in the image, at the label's depth.
         root = torch.cat([hypotheses.uvd[:, 0, 0, :2], torch.ones(len(rows), 1)], 1)  # (n, 3) homogeneous pixels

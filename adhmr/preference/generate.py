@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from adhmr.atomic_file import write_atomically
-from adhmr.body.body_model import BodyModel
+from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.config.stages import GenerateSet, GenerateStage
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
@@ -22,7 +22,7 @@ from adhmr.data.stream import collate
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, weights_hash
-from adhmr.preference.hypotheses import hypothesis_noise, sample_hypotheses
+from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hypotheses
 from adhmr.preference.mesh_errors import errors_of_hypotheses
 from adhmr.preference.pairing import make_pairs
 from adhmr.preference.rankings import RANKINGS, RankingContext
@@ -44,7 +44,7 @@ class Generator:
         if self.base.config.crop_size != config.crop.size:
             trained = self.base.config.crop_size
             raise AdhmrError(f"crop.size is {config.crop.size}, but {config.base} was trained on crops of {trained} px")
-        self.body = BodyModel().to(self.device)
+        self.body = BodyModel(config.body).to(self.device)
         self.provenance = {
             "base": weights_hash(config.base),
             "scorer": None if config.scorer is None else weights_hash(config.scorer),
@@ -52,6 +52,9 @@ class Generator:
             "hypotheses": config.hypotheses,
             "pairs": config.pairs,
             "margin": config.margin,
+            "body": body_hash(config.body),
+            "sampler": config.sampler.model_dump(),
+            "ik": config.ik,
         }
 
     def unit(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
@@ -73,10 +76,13 @@ class Generator:
         keys = [sample.key for sample in raw]
         features = self.base.encoder(batch["image"])
         noise = hypothesis_noise(config.seed, keys, config.hypotheses)
-        hypotheses = sample_hypotheses(self.base, features, noise, config.crop.size, config.precision)
+        fresh = fresh_noise(config.seed, keys, config.hypotheses)
+        hypotheses = sample_hypotheses(
+            self.base, features, noise, config.crop.size, config.precision, config.sampler, fresh
+        )
         errors = None
         if "error" in rankings:
-            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"])[..., 0]
+            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"], config.ik)[..., 0]
         context = RankingContext(
             keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors
         )

@@ -13,12 +13,14 @@ from adhmr.body.body_model import BodyModel
 from adhmr.body.camera import joints_from_uvd
 from adhmr.body.codec import PoseCodec
 from adhmr.body.kinematics import inverse_kinematics
+from adhmr.config.stages import SamplerConfig
 from adhmr.data.randomness import generator_for
-from adhmr.diffusion.sampler import ddim_sample
+from adhmr.diffusion.sampler import FreshNoise, ddim_sample
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageFeatures
 
 POSE_SIZE = 133  # 29 joints x 3 + 23 twists x 2: the size of x0
+PAPER_SAMPLER = SamplerConfig()
 
 
 class Hypotheses(NamedTuple):
@@ -38,14 +40,42 @@ def hypothesis_noise(seed: int, keys: list[str], count: int) -> Tensor:
     return torch.from_numpy(noise)
 
 
+def fresh_noise(seed: int, keys: list[str], count: int) -> FreshNoise:
+    """What stochastic sampling adds in each step, (N, count, 133) by the step's number; keyed as `hypothesis_noise`."""
+
+    def draw(step: int) -> Tensor:
+        drawn = [
+            generator_for(seed, "fresh noise", step, key).standard_normal((count, POSE_SIZE), np.float32)
+            for key in keys
+        ]
+        return torch.from_numpy(np.stack(drawn))
+
+    return draw
+
+
 @torch.no_grad()
 def sample_hypotheses(
-    model: BaseModel, features: ImageFeatures, noise: Tensor, crop_size: int, precision: str = "fp32", steps: int = 3
+    model: BaseModel,
+    features: ImageFeatures,
+    noise: Tensor,
+    crop_size: int,
+    precision: str = "fp32",
+    sampler: SamplerConfig = PAPER_SAMPLER,
+    fresh: FreshNoise | None = None,
 ) -> Hypotheses:
-    """Sample one hypothesis for every row of `noise` (N, M, 133) by DDIM (4 network calls for steps=3)."""
+    """Sample one hypothesis for every row of `noise` (N, M, 133) by DDIM: by default 4 network calls. A sampler with
+    eta above 0 needs `fresh`, see `fresh_noise`."""
     device = features.joints2d.device
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        x_joint, x_twist = ddim_sample(model.denoiser, features, noise.shape[1], noise.to(device), steps)
+        x_joint, x_twist = ddim_sample(
+            model.denoiser,
+            features,
+            noise.shape[1],
+            noise.to(device),
+            sampler.steps,
+            eta=sampler.eta,
+            fresh_noise=fresh,
+        )
     uvd, twists = PoseCodec(crop_size).decode(x_joint.float(), x_twist.float())
     return Hypotheses(uvd, twists)
 

@@ -72,11 +72,12 @@ def errors_of_hypotheses(
     betas: Tensor,
     batch: dict[str, Any],
     names: Sequence[str] = ERROR_NAMES,
+    ik: str = "naive",
 ) -> Tensor:
     """(N, M, len(names)) metres: hypotheses posed with the predicted shape `betas` (N, 10), the label's intrinsics and
     root depth (protocol "oracle root"), against the labels' pose and shape."""
     device = hypotheses.uvd.device
     intrinsics, root_depth = batch["intrinsics"].to(device), batch["root_depth"].to(device)
-    rotations = pose_hypotheses(body, hypotheses, betas, intrinsics, root_depth)
+    rotations = pose_hypotheses(body, hypotheses, betas, intrinsics, root_depth, ik)
     target = roma.rotvec_to_rotmat(batch["pose"].to(device))  # (N, 24, 3, 3)
     return mesh_errors(body, rotations, betas, target, batch["betas"].to(device), names)

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from pydantic import ValidationError
 
+from adhmr.body.body_model import body_hash
 from adhmr.config.data import DataConfig, DataSetConfig
 from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, TrainingStage
 from adhmr.data.stream import build_stream, make_plan, open_sets
@@ -21,7 +22,8 @@ TASKS: dict[type[TrainingStage], str] = {
     DpoStage: "adhmr.training.tasks.dpo:DpoTask",
 }
 
-# The trainer looks at optim and train itself; data sets count by their content, weights by their hash, not by place.
+# The trainer looks at optim and train itself; data sets count by their content, weights and bodies by their hash, not
+# by place. Only a scorer learns from the body; the other tasks just validate with it.
 NO_PART_OF_THE_RESULT = {
     "output": True,
     "threads": True,
@@ -29,6 +31,7 @@ NO_PART_OF_THE_RESULT = {
     "optim": True,
     "tracking": True,
     "distributed": True,
+    "body": True,
     "base": True,
     "encoder_weights": True,
     "preferences": True,
@@ -78,6 +81,8 @@ def run_stage(config: TrainingStage) -> None:
     settings = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
     weights = {name: getattr(config, name, None) for name in ("base", "encoder_weights")}
     read = {name: weights_hash(path) for name, path in weights.items() if path is not None}
+    if isinstance(config, ScorerStage):
+        read["body"] = body_hash(config.body)
     trainer = Trainer(
         task,
         stream,

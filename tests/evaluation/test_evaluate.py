@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from adhmr.body.body_model import BodyModel
 from adhmr.config.data import CropConfig
 from adhmr.config.stages import EvaluateStage, ReportStage
 from adhmr.errors import AdhmrError
@@ -77,7 +78,7 @@ def test_more_hypotheses_keep_the_first_ones_and_batches_do_not_matter(tmp_path,
 
 def test_quick_errors_agree_with_the_evaluation(finished, tiny_weights, studio_set):
     model = load_model(tiny_weights / "base.safetensors", "base")
-    quick = quick_errors(model, studio_set, CropConfig(**CROP), 7, seed=0)
+    quick = quick_errors(model, studio_set, CropConfig(**CROP), 7, seed=0, body=BodyModel())
     errors = arrays(finished)["errors"]
     for index, name in enumerate(("pve", "mpjpe", "pa_pve", "pa_mpjpe")):
         assert abs(quick[f"{name}_zero"] - errors[:, 0, index].mean()) < 0.05

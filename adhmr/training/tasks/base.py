@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adhmr.body.body_model import BodyModel
 from adhmr.body.codec import PoseCodec
 from adhmr.config.stages import BaseStage
 from adhmr.data.randomness import RandomKey, generator_for
@@ -94,7 +95,8 @@ class BaseTask(Task):
         if self.config.validation is None:
             return {}
         path, limit = self.config.validation.path, self.config.validation_limit
-        return quick_errors(model, path, self.config.data.crop, limit, VALIDATION_SEED)
+        body = BodyModel(self.config.body)
+        return quick_errors(model, path, self.config.data.crop, limit, VALIDATION_SEED, body)
 
     def model_config(self) -> dict[str, Any]:
         return self.config.model.model_dump(mode="json")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adhmr.body.body_model import BodyModel
 from adhmr.body.codec import PoseCodec
 from adhmr.config.data import CropConfig
 from adhmr.config.stages import DpoStage
@@ -116,7 +117,9 @@ class DpoTask(Task):
             return {}
         crop = CropConfig(size=self.base_config.crop_size, padding=self.config.validation_padding)
         whole = self.exported(model)
-        return quick_errors(whole, self.config.validation.path, crop, self.config.validation_limit, VALIDATION_SEED)
+        path, limit = self.config.validation.path, self.config.validation_limit
+        body = BodyModel(self.config.body)
+        return quick_errors(whole, path, crop, limit, VALIDATION_SEED, body)
 
     def model_config(self) -> dict[str, Any]:
         return self.base_config.model_dump(mode="json")

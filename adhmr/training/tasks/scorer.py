@@ -45,7 +45,7 @@ class ScorerTask(Task):
             load_encoder_weights(self.model.encoder, config.encoder_weights)
         if config.freeze_encoder:
             self.model.encoder.requires_grad_(False)
-        self.body = BodyModel()
+        self.body = BodyModel(config.body)
         self.error_body = VertexSubset(self.body, config.metric_vertices) if config.metric_vertices else self.body
 
     def prepare(self, device: torch.device) -> None:
