@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
-from adhmr.config.data import CropConfig, DataConfig, DataSetConfig
+from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig
 from adhmr.config.model import BaseModelConfig, ScorerConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
 
@@ -155,9 +155,11 @@ class ScorerStage(TrainingStage):
 class GenerateSet(StrictModel):
     path: Path
     # Each ranking gives a folder <set>-<ranking>. scorer: the reward model; error: PVE, for exact labels (studio);
-    # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints
-    rankings: list[Literal["scorer", "error", "random", "mode", "joints2d"]]
-    limit: int | None = None
+    # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints;
+    # truth: no ranking but the released code's studio pair, the exact label against the zero-noise hypothesis
+    rankings: list[Literal["scorer", "error", "random", "mode", "joints2d", "truth"]] = Field(min_length=1)
+    stride: int = Field(1, gt=0)  # every stride-th sample
+    limit: int | None = None  # at most so many of them
 
 
 class GenerateStage(HypothesesStage):
@@ -168,13 +170,20 @@ class GenerateStage(HypothesesStage):
     scorer: Path | None = None
     sets: list[GenerateSet]
     crop: CropConfig
-    hypotheses: int = Field(50, gt=1)  # M
+    hypotheses: int = Field(50, gt=0)  # M
     pairs: int = Field(5, gt=0)  # K
     margin: float = 0.0  # smallest difference of the ranking value within a pair (raw score, metres, or pixels)
     features: bool = True  # store the frozen encoder's features beside the pairs
     images_per_batch: int = 16
     unit: int = 250  # images a work unit: one shard of output
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _check_hypotheses(self) -> GenerateStage:
+        ranked = {ranking for chosen in self.sets for ranking in chosen.rankings} - {"truth"}
+        if ranked and self.hypotheses < 2:
+            raise ValueError(f"hypotheses is 1, but ranking {min(ranked)} compares two; only truth does with one")
+        return self
 
 
 class PreferenceSet(StrictModel):
@@ -183,20 +192,41 @@ class PreferenceSet(StrictModel):
 
 
 class DpoStage(TrainingStage):
-    """Align a base model with preference shards (paper equation 5, in the form of the released code)."""
+    """Align a base model with preference shards (paper equation 5). docs/training.md says where paper and released code
+    differ in a key."""
 
     stage: Literal["dpo"]
     base: Path
+    base_ema: Path | None = None  # the base's averaged weights, where the average starts; null: at the policy's own
     preferences: list[PreferenceSet]
     period: int = 64
     pairs_per_image: int = Field(1, gt=0)
+    augment: AugmentConfig | None = None  # of the stored crops; pairs move with them
     workers: int = 1
+    objective: Literal["dpo", "kto"] = "dpo"
     beta: float = 100.0
     norm: Literal["group", "single"] = "group"  # group: joints and twists apart (code); single: one norm (paper)
+    noise: Literal["shared", "independent"] = "shared"  # of winner and loser: one noise (code), or one each (paper)
+    mask: Literal["full", "labels"] = "full"  # what counts of the 133 numbers: all, or what the label knows (code)
     winner_weight: float = 0.0  # adds the winner's own denoising error
+    desirable_weight: float = 1.0  # kto: of the samples that show a winner
+    undesirable_weight: float = 1.0  # kto: of the samples that show a loser
+    train_encoder: bool = False  # false: the denoiser alone (paper); true: the encoder too (code)
+    encoder_lr_scale: float = 1.0  # of the encoder's trunk (neck.backbone), when it trains
+    encoder_head_lr_scale: float = 1.0  # of the rest of the encoder
     validation: DataSetConfig | None = None
     validation_limit: int = 200
     validation_padding: float = 1.25  # of the crops, as in training
+
+    @model_validator(mode="after")
+    def _check_switches(self) -> DpoStage:
+        if self.base_ema is not None and not self.train_encoder:
+            raise ValueError("base_ema needs train_encoder: true; with a frozen encoder, base is the averaged weights")
+        if self.base_ema is not None and self.train.ema_decay is None:
+            raise ValueError("base_ema is where the average starts, but train.ema_decay is null: there is none")
+        if self.objective == "kto" and self.noise == "independent":
+            raise ValueError("noise: independent needs objective: dpo; kto shows a winner or a loser, never both")
+        return self
 
 
 # ------------------------------------------------------------------------------------------------ evaluation
