@@ -2,5 +2,6 @@
 
 from adhmr.body.body_model import BodyModel, BodyOutput, JointRegressor
 from adhmr.body.codec import PoseCodec
+from adhmr.body.smplx_body import SmplxBody
 
-__all__ = ["BodyModel", "BodyOutput", "JointRegressor", "PoseCodec"]
+__all__ = ["BodyModel", "BodyOutput", "JointRegressor", "PoseCodec", "SmplxBody"]

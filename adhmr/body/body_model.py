@@ -8,7 +8,7 @@ import hashlib
 import io
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import smplx
@@ -16,9 +16,11 @@ import torch
 from smplx.utils import Struct
 from torch import Tensor, nn
 
-from adhmr.body.body_file import SMPL_BODY_ID, SMPL_NUM_VERTICES, load_body_file
+from adhmr.body.body_file import SMPL_FORMAT, load_body_file
 from adhmr.body.kinematics import forward_kinematics
+from adhmr.body.restricted_pickle import array_of, read_pickle
 from adhmr.body.skeleton import NUM_BODY_JOINTS
+from adhmr.body.smplx_file import SMPLX_FORMAT
 from adhmr.errors import AdhmrError
 
 _FACE_NAMES = ("nose", "reye", "leye", "rear", "lear")
@@ -58,6 +60,7 @@ class BodyModel(nn.Module):
         body_id: names the mesh topology; a joint regressor must name the same.
         faces: (F, 3) int64 numpy.
         extra_vertices: vertex ids of nose, eyes, ears, toes, heels and finger tips by smplx's names; may be empty.
+        file_components: how many components of shape the file holds; the first ten are used.
 
     Raises:
         AdhmrError: see `load_body_file`.
@@ -69,6 +72,7 @@ class BodyModel(nn.Module):
         self.body_id: str = arrays["body_id"]
         self.faces: np.ndarray = arrays["f"]
         self.extra_vertices: dict[str, int] = arrays["extra_vertices"]
+        self.file_components: int = arrays["shapedirs"].shape[2]
         self.coco17: JointRegressor | None = None
         if "coco17_regressor" in arrays:
             self.coco17 = JointRegressor(arrays["coco17_regressor"], self.body_id)
@@ -159,6 +163,18 @@ class BodyModel(nn.Module):
         return posed if transl is None else posed + transl.unsqueeze(1)
 
 
+class _Mesh(Protocol):
+    """What a regressor must know of a body: of BodyModel and SmplxBody alike."""
+
+    body_id: str
+
+    @property
+    def num_vertices(self) -> int: ...
+
+
+_BARE_REGRESSORS = {body.num_vertices: body.body_id for body in (SMPL_FORMAT, SMPLX_FORMAT)}
+
+
 class JointRegressor:
     """Joints as fixed linear combinations of the vertices of one mesh.
 
@@ -172,8 +188,11 @@ class JointRegressor:
         self.body_id = body_id
 
     @classmethod
-    def load(cls, path: str | Path, body: BodyModel) -> "JointRegressor":
-        """Read a regressor for `body`: an .npz with `regressor` (J, V) and `body_id`, or a bare .npy for SMPL's mesh.
+    def load(cls, path: str | Path, body: _Mesh) -> "JointRegressor":
+        """Read a regressor for `body`.
+
+        Either an .npz with `regressor` (J, V) and `body_id`, or a bare matrix in an .npy or .pkl as the official sites
+        give them, dense or sparse: its body is known by the number of vertices, SMPL's or SMPL-X's.
 
         Raises:
             AdhmrError: no such file, other contents, or a regressor that was made for another body.
@@ -181,26 +200,33 @@ class JointRegressor:
         path = Path(path)
         if not path.is_file():
             raise AdhmrError(f"{path}: no such joint regressor")
+        body_id = None
         try:
-            content = np.load(path, allow_pickle=False)
-            if path.suffix == ".npz":
+            if path.suffix == ".pkl":
+                matrix = array_of(path, "regressor", read_pickle(path))
+            elif path.suffix == ".npz":
+                content = np.load(path, allow_pickle=False)
                 matrix, body_id = content["regressor"], str(content["body_id"])
             else:
-                matrix, body_id = content, None
+                matrix = np.load(path, allow_pickle=False)
+            matrix = np.asarray(matrix, np.float32)
+        except AdhmrError:
+            raise
         except Exception as error:  # zip, header, missing-key errors alike
-            raise AdhmrError(f"{path}: expected an .npz with 'regressor' and 'body_id', or a .npy ({error})") from error
+            raise AdhmrError(
+                f"{path}: expected an .npz with 'regressor' and 'body_id', or a matrix in an .npy or .pkl ({error})"
+            ) from error
         if matrix.ndim != 2:
             raise AdhmrError(f"{path}: a joint regressor has shape (joints, vertices), not {matrix.shape}")
-        if body_id is None and matrix.shape[1] == SMPL_NUM_VERTICES:
-            body_id = SMPL_BODY_ID
-        regressor = cls(matrix, body_id or f"unnamed-{matrix.shape[1]}")
+        num_vertices = matrix.shape[1]
+        regressor = cls(matrix, body_id or _BARE_REGRESSORS.get(num_vertices, f"unnamed-{num_vertices}"))
         try:
             regressor.check(body)
         except AdhmrError as error:
             raise AdhmrError(f"{path}: {error}") from error
         return regressor
 
-    def check(self, body: BodyModel) -> None:
+    def check(self, body: _Mesh) -> None:
         """Raise AdhmrError unless this regressor was made for `body`."""
         if self.body_id != body.body_id or self.matrix.shape[1] != body.num_vertices:
             raise AdhmrError(
