@@ -3,9 +3,9 @@
 The defaults are the paper's sizes; configs/models/ holds the presets. Training hyper-parameters are in training.py.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from adhmr.config.base import StrictModel
 
@@ -23,6 +23,7 @@ class EncoderConfig(StrictModel):
     memory_dim: int = Field(512, gt=0)
     local_dim: int = Field(256, gt=0)
     depth_head: bool = False  # "fpn" only: 29 root-relative depths from the heatmaps' softmax
+    betas_head: bool = True  # "hrnet" only: false for ScoreHypo's ScoreNet, which looks at poses alone
     legacy_channel_order: bool = False  # the official weights' normalisation: BGR-style constants on RGB images
     legacy_bone_points: bool = False  # the official weights' bone points: the parent's bone, x and y exchanged
 
@@ -42,11 +43,61 @@ class EncoderConfig(StrictModel):
             raise ValueError(f"memory_dim must be a multiple of 4 (2-D sines and cosines), found {self.memory_dim}")
         if self.neck == "hrnet" and self.depth_head:
             raise ValueError("depth_head needs neck: fpn; the hrnet neck is the paper's and has none")
+        if self.neck == "fpn" and not self.betas_head:
+            raise ValueError("betas_head: false needs neck: hrnet; the fpn neck always has betas")
         return self
 
-    def memory_grid(self, crop_size: int) -> tuple[int, int]:
-        """Rows and columns of the memory tokens of a square crop of `crop_size` pixels."""
-        return crop_size // self.memory_stride, crop_size // self.memory_stride
+    def memory_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the memory tokens of a crop, pixels."""
+        return height // self.memory_stride, width // self.memory_stride
+
+
+class ViTConfig(StrictModel):
+    """HMR-Scorer's image encoder: ViTPose's vision transformer with learnt task tokens (paper section 4.2).
+
+    Crops are resized to input_size; joints, heatmaps and betas it has none. The defaults are ViT-B. What lives in the
+    official weights is in the three legacy_ properties.
+    """
+
+    neck: Literal["vit"]
+    depth: int = Field(12, gt=0)
+    dim: int = Field(768, gt=0)
+    heads: int = Field(12, gt=0)
+    patch: int = Field(16, gt=0)  # pixels of the input to one token
+    input_size: tuple[int, int] = (256, 192)  # height, width
+    task_tokens: int = Field(31, ge=0)  # learnt tokens before the image's, without a position; not read by the scorer
+    drop_path: float = Field(0.3, ge=0, lt=1)  # stochastic depth of the last block, less in earlier ones; in training
+    legacy_patch_padding: bool = False  # the patches' convolution pads by 2 pixels, so that tokens see shifted patches
+    legacy_unit_range: bool = False  # RGB in 0..1, without mean and deviation
+    legacy_nearest_resize: bool = False  # every other pixel of a 512 x 384 crop, in place of their averages
+
+    @property
+    def official_grid(self) -> bool:
+        """Points are sampled with align_corners=True, as the official head does."""
+        return True
+
+    @model_validator(mode="after")
+    def _check(self) -> "ViTConfig":
+        if self.dim % self.heads:
+            raise ValueError(f"dim must be a multiple of heads ({self.heads}), found {self.dim}")
+        if any(side % self.patch for side in self.input_size):
+            raise ValueError(f"input_size must be multiples of patch ({self.patch}), found {self.input_size}")
+        return self
+
+    def memory_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tokens; the same for crops of any size, which are resized."""
+        return self.input_size[0] // self.patch, self.input_size[1] // self.patch
+
+
+def _encoder_tag(value: Any) -> str:
+    """Which encoder a mapping describes: its `neck`, which may be left out for EncoderConfig."""
+    neck = value.get("neck") if isinstance(value, dict) else getattr(value, "neck", None)
+    return "vit" if neck == "vit" else "hrnet"
+
+
+ScorerEncoderConfig = Annotated[
+    Annotated[EncoderConfig, Tag("hrnet")] | Annotated[ViTConfig, Tag("vit")], Discriminator(_encoder_tag)
+]
 
 
 class TransformerConfig(StrictModel):
@@ -101,25 +152,38 @@ class DenoiserConfig(TransformerConfig):
 
 
 class ScorerConfig(TransformerConfig):
-    """HMR-Scorer: its own image encoder and a head that scores hypotheses.
+    """A reward model: an image encoder and a head that scores hypotheses.
 
-    variant: "uvd" is the paper's, "pose6d" its ablation HMR-Scorer-P (rotations), "2d" HMR-Scorer-2D. `relative` also
-    feeds the hypothesis' difference from the encoder's own joints (and depth).
+    variant: "uvd" is HMR-Scorer; "pose6d" (rotations) and "2d" (joints without depth) are its ablations -P and -2D;
+    "uvd_twist", with joints and twists, is ScoreHypo's ScoreNet. `relative` also feeds the hypothesis' difference from
+    the encoder's own joints (and depth).
     """
 
-    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
-    crop_size: int = Field(256, gt=0)
-    variant: Literal["uvd", "pose6d", "2d"] = "uvd"
+    encoder: ScorerEncoderConfig = Field(default_factory=EncoderConfig)
+    crop_size: int = Field(256, gt=0)  # height of the crop, pixels
+    crop_aspect: float = Field(1.0, gt=0, le=1)  # its width over its height
+    variant: Literal["uvd", "pose6d", "2d", "uvd_twist"] = "uvd"
     relative: bool = False
-    hidden_dims: tuple[int, int] = (1024, 256)  # of the score's layers
+    hidden_dims: tuple[int, ...] = (1024, 256)  # of the score's layers
+
+    @property
+    def crop_shape(self) -> tuple[int, int]:
+        """Height and width of the crop, pixels."""
+        return self.crop_size, round(self.crop_size * self.crop_aspect)
 
     @model_validator(mode="after")
     def _check_parts(self) -> "ScorerConfig":
-        _check_widths(self, self.encoder, self.crop_size)
-        if self.hidden_dims[0] % 32:
-            raise ValueError(f"hidden_dims must start with a multiple of 32 (groups), found {self.hidden_dims[0]}")
-        if self.relative and self.variant == "pose6d":
-            raise ValueError("relative needs joints: variant uvd or 2d")
+        if isinstance(self.encoder, EncoderConfig):
+            _check_widths(self, self.encoder, self.crop_shape)
+        elif self.encoder.input_size[1] * self.crop_shape[0] != self.encoder.input_size[0] * self.crop_shape[1]:
+            raise ValueError(
+                f"crops of {self.crop_shape} pixels (height, width) and encoder.input_size {self.encoder.input_size} "
+                "differ in shape: set crop_aspect to the input's width over its height"
+            )
+        if not self.hidden_dims or self.hidden_dims[0] % 32:
+            raise ValueError(f"hidden_dims must start with a multiple of 32 (groups), found {self.hidden_dims}")
+        if self.relative and (self.variant == "pose6d" or isinstance(self.encoder, ViTConfig)):
+            raise ValueError("relative needs joints: variant uvd, uvd_twist or 2d, and an encoder that sees joints")
         return self
 
 
@@ -132,15 +196,17 @@ class BaseModelConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check_parts(self) -> "BaseModelConfig":
-        _check_widths(self.denoiser, self.encoder, self.crop_size)
+        _check_widths(self.denoiser, self.encoder, (self.crop_size, self.crop_size))
+        if not self.encoder.betas_head:
+            raise ValueError("encoder.betas_head must be true: the base model's shape comes from it")
         return self
 
 
-def _check_widths(transformer: TransformerConfig, encoder: EncoderConfig, crop_size: int) -> None:
+def _check_widths(transformer: TransformerConfig, encoder: EncoderConfig, crop_shape: tuple[int, int]) -> None:
     """The encoder's maps must have the widths that the tokens expect, and the crop must fill whole memory tokens."""
     if encoder.memory_dim != transformer.dim:
         raise ValueError(f"encoder.memory_dim must equal dim ({transformer.dim}), found {encoder.memory_dim}")
     if encoder.local_dim != transformer.local_dim:
         raise ValueError(f"encoder.local_dim must equal local_dim ({transformer.local_dim}), found {encoder.local_dim}")
-    if crop_size % 32:
-        raise ValueError(f"crop_size must be a multiple of 32, found {crop_size}")
+    if any(side % 32 for side in crop_shape):
+        raise ValueError(f"crop_size (height and width) must be multiples of 32, found {crop_shape}")

@@ -13,6 +13,7 @@ import torch
 
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.config.stages import EvaluatedModel, EvaluateStage
 from adhmr.data.randomness import generator_for
 from adhmr.data.shard_reader import ShardReader
@@ -22,7 +23,7 @@ from adhmr.errors import AdhmrError
 from adhmr.evaluation.correlation import pooled_correlation, within_image_correlation
 from adhmr.evaluation.tables import print_tables
 from adhmr.models.weights import load_model, weights_hash
-from adhmr.preference.hypotheses import Hypotheses, fresh_noise, hypothesis_noise, sample_hypotheses
+from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
 from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
 from adhmr.preference.rankings import RANKINGS, RankingContext
@@ -112,7 +113,7 @@ class Evaluation:
                 ]
             )
             truth = noised_truth(self.body, self.body, batch, torch.from_numpy(noise).to(self.device))
-            scores.append(self.scorer(batch["image"], truth.input_of(self.scorer.config.variant))[1].cpu())
+            scores.append(self.scorer(batch["image"], truth.hypotheses)[1].cpu())
             errors.append(truth.errors.cpu())
         pooled, error = torch.cat(scores)[:, 0].numpy(), 1000.0 * torch.cat(errors)[:, 0].numpy()
         figures: dict[str, Any] = {"samples": len(pooled)}

@@ -15,7 +15,7 @@ class BaseModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = ImageEncoder(config.encoder)
-        self.denoiser = Denoiser(config.denoiser, config.encoder.memory_grid(config.crop_size))
+        self.denoiser = Denoiser(config.denoiser, config.encoder.memory_grid(config.crop_size, config.crop_size))
 
     def forward(
         self, image: torch.Tensor, x_joint: torch.Tensor, x_twist: torch.Tensor, t: torch.Tensor

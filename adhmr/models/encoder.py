@@ -20,15 +20,19 @@ LEGACY_MEAN, LEGACY_STD = (0.406, 0.457, 0.480), (0.225, 0.224, 0.229)
 
 
 class ImageFeatures(NamedTuple):
-    """What the encoder gives of N crops; h x w is the local map, T the number of memory tokens."""
+    """What an encoder gives of N crops; h x w is the local map, T the number of memory tokens.
+
+    None: what that encoder has no part for (HMR-Scorer's vision transformer sees no joints), or what stored features,
+    which only the denoiser reads, leave out.
+    """
 
     memory: torch.Tensor  # (N, T, C)
-    local_map: torch.Tensor | None  # (N, C_local, h, w); None in stored features, which only the denoiser reads
-    local: torch.Tensor  # (N, 52, C_local) at the joints and the bones' midpoints
-    joints2d: torch.Tensor  # (N, 29, 2) in [-1, 1] over the crop
-    depth: torch.Tensor | None  # (N, 29) metres relative to the root; None without a depth head
-    heatmap_logits: torch.Tensor | None  # (N, 29, h, w); None in stored features
-    betas: torch.Tensor  # (N, 10)
+    local_map: torch.Tensor | None  # (N, C_local, h, w)
+    local: torch.Tensor | None  # (N, 52, C_local) at the joints and the bones' midpoints
+    joints2d: torch.Tensor | None  # (N, 29, 2) in [-1, 1] over the crop
+    depth: torch.Tensor | None  # (N, 29) metres relative to the root
+    heatmap_logits: torch.Tensor | None  # (N, 29, h, w)
+    betas: torch.Tensor | None  # (N, 10)
 
     def index(self, rows: torch.Tensor | slice) -> "ImageFeatures":
         """The features of some images."""
@@ -77,9 +81,15 @@ class ImageEncoder(nn.Module):
         if self.depth_maps is not None:
             depth = (probability * self.depth_maps(local_map).float()).sum((-1, -2))
         local_map = local_map.float()
-        points = torch.cat([joints2d, self._bone_points(joints2d)], 1)  # (N, 52, 2)
-        local = sample_local(local_map, points, self.config.official_grid)
-        return ImageFeatures(memory, local_map, local, joints2d, depth, logits, betas.float())
+        local = sample_local(local_map, self.token_points(joints2d), self.config.official_grid)
+        betas = None if betas is None else betas.float()
+        return ImageFeatures(memory, local_map, local, joints2d, depth, logits, betas)
+
+    def token_points(self, joints2d: torch.Tensor) -> torch.Tensor:
+        """Where the 52 tokens look: joints (..., 29, 2) -> (..., 52, 2), the joints themselves and for each twist the
+        midpoint of its bone."""
+        middle = joints2d[..., self.bone_ends, :].mean(-3)  # (..., 23, 2)
+        return torch.cat([joints2d, middle.flip(-1) if self.config.legacy_bone_points else middle], -2)
 
     def _expected_points(self, probability: torch.Tensor) -> torch.Tensor:
         """Soft-argmax of (N, 29, h, w): cell centres over the crop's [-1, 1], or the official col/w convention."""
@@ -90,8 +100,3 @@ class ImageEncoder(nn.Module):
             return (marginal * (2.0 * cells / marginal.shape[-1] - 1.0)).sum(-1)
 
         return torch.stack([expected(probability.sum(-2)), expected(probability.sum(-1))], -1)
-
-    def _bone_points(self, joints2d: torch.Tensor) -> torch.Tensor:
-        """Where the twist tokens look, (N, 23, 2): the midpoint of the bone whose twist they predict."""
-        middle = joints2d[:, self.bone_ends].mean(1)
-        return middle.flip(-1) if self.config.legacy_bone_points else middle

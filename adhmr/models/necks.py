@@ -64,7 +64,10 @@ class FpnNeck(nn.Module):
 
 
 class HRNetNeck(nn.Module):
-    """The paper's: HRNet-W48, the classification fusion to 1024 x S/32 x S/32, memory and betas from it."""
+    """The paper's: HRNet-W48, the classification fusion to 1024 x S/32 x S/32, memory and betas from it.
+
+    With betas_head false (ScoreHypo's ScoreNet) it gives None for betas.
+    """
 
     heatmap_scale = 15.0  # the heatmaps' softmax is taken of 15 times the logits
 
@@ -85,17 +88,19 @@ class HRNetNeck(nn.Module):
             nn.Sequential(nn.Conv2d(fine, coarse, 3, stride=2, padding=1), nn.BatchNorm2d(coarse), nn.ReLU())
             for fine, coarse in pairwise(raised)
         )
-        self.betas_map = nn.Sequential(nn.Conv2d(raised[-1], 2048, 1), nn.BatchNorm2d(2048), nn.ReLU())
-        self.betas = nn.Linear(2048, NUM_BETAS)
-        self.register_buffer("mean_betas", torch.zeros(NUM_BETAS))
+        self.betas_head = config.betas_head
+        if config.betas_head:
+            self.betas_map = nn.Sequential(nn.Conv2d(raised[-1], 2048, 1), nn.BatchNorm2d(2048), nn.ReLU())
+            self.betas = nn.Linear(2048, NUM_BETAS)
+            self.register_buffer("mean_betas", torch.zeros(NUM_BETAS))
         self.memory = nn.Conv2d(raised[-1], config.memory_dim, 1)
         self.local = nn.Conv2d(branches[0], config.local_dim, 1)
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """image (N, 3, S, S) normalised -> memory (N, C, S/32, S/32), local (N, C_local, S/4, S/4), betas (N, 10)."""
         branches = self.backbone(image)
         fused = self.increase[0](branches[0])
         for reduce, increase, branch in zip(self.reduce, self.increase[1:], branches[1:], strict=True):
             fused = increase(branch) + reduce(fused)
-        betas = self.betas(self.betas_map(fused).mean((-1, -2))) + self.mean_betas
+        betas = self.betas(self.betas_map(fused).mean((-1, -2))) + self.mean_betas if self.betas_head else None
         return self.memory(fused), self.local(branches[0]), betas

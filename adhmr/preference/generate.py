@@ -24,12 +24,13 @@ from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, weights_hash
 from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hypotheses
 from adhmr.preference.mesh_errors import errors_of_hypotheses
-from adhmr.preference.pairing import make_pairs
+from adhmr.preference.pairing import make_pairs, pair_records, truth_record
 from adhmr.preference.rankings import RANKINGS, RankingContext
-from adhmr.preference.records import PAIR_DTYPE, encode_array, features_to_array
+from adhmr.preference.records import encode_array, encoder_hash, features_to_array
 from adhmr.progress import track
 
 JPEG_QUALITY = 95
+BY_LABEL = {"error", "truth"}  # rankings that need exact labels
 REQUEST_NAME = "generation.json"  # what the shards of a folder depend on
 
 
@@ -47,6 +48,7 @@ class Generator:
         self.body = BodyModel(config.body).to(self.device)
         self.provenance = {
             "base": weights_hash(config.base),
+            "encoder": encoder_hash(self.base.encoder),
             "scorer": None if config.scorer is None else weights_hash(config.scorer),
             "seed": config.seed,
             "hypotheses": config.hypotheses,
@@ -60,9 +62,9 @@ class Generator:
     def unit(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
         """The preference samples of some rows of a data set, by ranking."""
         samples: dict[str, list[ShardSample]] = {ranking: [] for ranking in rankings}
-        for start in range(rows.start, rows.stop, self.config.images_per_batch):
-            chunk = range(start, min(start + self.config.images_per_batch, rows.stop))
-            for ranking, made in self._batch(reader, chunk, rankings).items():
+        for start in range(0, len(rows), self.config.images_per_batch):
+            batch = rows[start : start + self.config.images_per_batch]
+            for ranking, made in self._batch(reader, batch, rankings).items():
                 samples[ranking] += made
         return samples
 
@@ -70,7 +72,8 @@ class Generator:
     def _batch(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
         config = self.config
         raw = [reader.read(row) for row in rows]
-        crop = LabelledCrop(config.crop) if "error" in rankings else PersonCrop(config.crop)
+        exact = not BY_LABEL.isdisjoint(rankings)
+        crop = LabelledCrop(config.crop) if exact else PersonCrop(config.crop)
         items = [crop(sample, RandomKey(config.seed, row)) for sample, row in zip(raw, rows)]
         batch = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in collate(items).items()}
         keys = [sample.key for sample in raw]
@@ -81,25 +84,30 @@ class Generator:
             self.base, features, noise, config.crop.size, config.precision, config.sampler, fresh
         )
         errors = None
-        if "error" in rankings:
+        if exact:
             errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"], config.ik)[..., 0]
         context = RankingContext(
             keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors
         )
         uvd, twists = hypotheses.uvd.cpu().numpy(), hypotheses.twists.cpu().numpy()
+        known = np.full(uvd.shape[:2], np.nan, np.float32) if errors is None else errors.cpu().numpy()  # (N, M)
         images = [np.ascontiguousarray(item["image"].transpose(1, 2, 0)) for item in items]
         jpegs = [_jpeg(image) for image in images]
         packed = [encode_array(features_to_array(features, n)) for n in range(len(raw))] if config.features else None
         result = {}
         for ranking in rankings:
-            values = RANKINGS[ranking](context).cpu().numpy()  # (N, M)
+            values = None if ranking == "truth" else RANKINGS[ranking](context).cpu().numpy()  # (N, M)
             result[ranking] = []
             for n, sample in enumerate(raw):
-                rng = generator_for(config.seed, "pairs", ranking, sample.key)
-                pairs = make_pairs(values[n], config.pairs, config.margin, rng)
-                if not len(pairs):
+                if values is None:
+                    records = truth_record(items[n], uvd[n, 0], twists[n, 0], known[n, 0], config.margin)
+                else:
+                    rng = generator_for(config.seed, "pairs", ranking, sample.key)
+                    pairs = make_pairs(values[n], config.pairs, config.margin, rng)
+                    records = pair_records(pairs, uvd[n], twists[n], values[n], known[n])
+                if not len(records):
                     continue
-                extras = {"pairs.npy": encode_array(self._pair_records(pairs, uvd[n], twists[n], values[n], errors, n))}
+                extras = {"pairs.npy": encode_array(records)}
                 if packed is not None:
                     extras["features.npy"] = packed[n]
                 record = _in_crop(sample.record, items[n], config.crop.size)
@@ -107,23 +115,11 @@ class Generator:
                     **self.provenance,
                     "ranking": ranking,
                     "dataset": sample.dataset,
-                    "affine": _affine(sample.record, items[n]).tolist(),
+                    "affine": items[n]["affine"].tolist(),  # from pixels of the stored image to pixels of the crop
                     "source": sample.provenance,
                 }
                 result[ranking].append(ShardSample(sample.key, jpegs[n], record, provenance, extras))
         return result
-
-    @staticmethod
-    def _pair_records(
-        pairs: np.ndarray, uvd: np.ndarray, twists: np.ndarray, value: np.ndarray, errors: torch.Tensor | None, n: int
-    ) -> np.ndarray:
-        records = np.zeros(len(pairs), PAIR_DTYPE)
-        for column, side in enumerate(("winner", "loser")):
-            index = pairs[:, column]
-            records[f"{side}_uvd"], records[f"{side}_twists"] = uvd[index], twists[index]
-            records[f"{side}_value"], records[f"{side}_index"] = value[index], index
-            records[f"{side}_error"] = np.nan if errors is None else errors[n].cpu().numpy()[index]
-        return records
 
 
 def _jpeg(image: np.ndarray) -> bytes:
@@ -138,16 +134,11 @@ def _in_crop(record: np.void, item: dict, size: int) -> np.void:
     return moved
 
 
-def _affine(record: np.void, item: dict) -> np.ndarray:
-    """(2, 3) from pixels of the stored image to pixels of the network crop."""
-    return (item["intrinsics"] @ np.linalg.inv(record["intrinsics"]))[:2].round(6)
-
-
-def pending_units(folders: list[Path], count: int, unit: int) -> Iterator[tuple[int, range]]:
+def pending_units(folders: list[Path], rows: range, unit: int) -> Iterator[tuple[int, range]]:
     """(shard number, rows) of the units that lack a shard in one of the folders."""
-    for number, start in enumerate(range(0, count, unit)):
+    for number, start in enumerate(range(0, len(rows), unit)):
         if not all((folder / shard_name(number)).exists() for folder in folders):
-            yield number, range(start, min(start + unit, count))
+            yield number, rows[start : start + unit]
 
 
 def pair_statistics(folder: Path) -> dict[str, float]:
@@ -187,13 +178,14 @@ def generate_set(generator: Generator, chosen: GenerateSet, output: Path) -> Non
     """
     reader = ShardReader(chosen.path)
     folders = [output / f"{reader.name}-{ranking}" for ranking in chosen.rankings]
-    count = min(len(reader), chosen.limit or len(reader))
+    rows = range(0, len(reader), chosen.stride)[: chosen.limit]
     settings = generator.config.model_dump(mode="json", include={"crop", "features", "unit", "precision"})
     for folder in folders:
-        _claim(folder, {**generator.provenance, **settings, "data": reader.index.fingerprint, "images": count})
-    units = list(pending_units(folders, count, generator.config.unit))
-    for number, rows in track(units, f"preferences {reader.name}", "units"):
-        samples = generator.unit(reader, rows, chosen.rankings)
+        which = {"data": reader.index.fingerprint, "images": len(rows), "stride": chosen.stride}
+        _claim(folder, {**generator.provenance, **settings, **which})
+    units = list(pending_units(folders, rows, generator.config.unit))
+    for number, part in track(units, f"preferences {reader.name}", "units"):
+        samples = generator.unit(reader, part, chosen.rankings)
         for folder, ranking in zip(folders, chosen.rankings):
             write_shard(folder / shard_name(number), samples[ranking])
     for folder, ranking in zip(folders, chosen.rankings):

@@ -3,8 +3,6 @@ live beside this file; the sampler itself in adhmr.diffusion."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from adhmr.body.body_model import BodyModel
 from adhmr.body.camera import joints_from_uvd
 from adhmr.body.codec import PoseCodec
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.kinematics import inverse_kinematics
 from adhmr.config.stages import SamplerConfig
 from adhmr.data.randomness import generator_for
@@ -21,13 +20,6 @@ from adhmr.models.encoder import ImageFeatures
 
 POSE_SIZE = 133  # 29 joints x 3 + 23 twists x 2: the size of x0
 PAPER_SAMPLER = SamplerConfig()
-
-
-class Hypotheses(NamedTuple):
-    """M hypotheses an image. Hypothesis 0 starts from zero noise (the mode)."""
-
-    uvd: Tensor  # (N, M, 29, 3) pixels of the crop; depth relative to the root, metres
-    twists: Tensor  # (N, M, 23, 2) cos, sin; not normalised
 
 
 def hypothesis_noise(seed: int, keys: list[str], count: int) -> Tensor:
@@ -89,11 +81,20 @@ def pose_hypotheses(
     method: str = "naive",
 ) -> Tensor:
     """Joint rotations (N, M, 24, 3, 3) of hypotheses: back-projection with the crop's intrinsics (N, 3, 3) and the
-    root depth (N,) in metres, then inverse kinematics with the shape betas (N, 10)."""
+    root depth, (N,) or (N, M) metres, then inverse kinematics with the shape betas (N, 10)."""
     number, count = hypotheses.uvd.shape[:2]
-    joints = joints_from_uvd(hypotheses.uvd, intrinsics[:, None], root_depth[:, None])  # (N, M, 29, 3) metres
+    joints = joints_from_uvd(hypotheses.uvd, intrinsics, root_depth)  # (N, M, 29, 3) metres
     rest = body.rest_joints29(betas)[:, None].expand(-1, count, -1, -1)  # (N, M, 29, 3)
     rotations = inverse_kinematics(
         joints.flatten(0, 1), hypotheses.twists.flatten(0, 1), rest.flatten(0, 1), method=method
     )
     return rotations.unflatten(0, (number, count))
+
+
+def place_bodies(
+    body: BodyModel, hypotheses: Hypotheses, betas: Tensor, intrinsics: Tensor, root_depth: Tensor
+) -> Tensor:
+    """Translations (N, M, 3) metres with which posed bodies of shape betas (N, 10) stand in the camera: the pelvis is
+    where the hypothesis sees it in a crop of these intrinsics (N, 3, 3), at the root depth (N,) or (N, M) metres."""
+    pelvis = joints_from_uvd(hypotheses.uvd[:, :, :1], intrinsics, root_depth)[:, :, 0]  # (N, M, 3)
+    return pelvis - body.rest_joints29(betas)[:, None, 0]

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from adhmr.body.body_model import BodyModel, BodyOutput
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.metrics import joint_error, pa_error, vertex_error
-from adhmr.preference.hypotheses import Hypotheses, pose_hypotheses
+from adhmr.preference.hypotheses import pose_hypotheses
 
 ERROR_NAMES = ("pve", "mpjpe", "pa_pve", "pa_mpjpe")
 NUM_METRIC_JOINTS = 24  # protocol "smpl24": the 24 skeleton joints, pelvis-aligned; no licensed regressor needed

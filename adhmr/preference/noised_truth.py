@@ -12,6 +12,9 @@ from torch import Tensor
 
 from adhmr.body.body_model import BodyModel
 from adhmr.body.camera import uvd_from_joints
+from adhmr.body.hypotheses import Hypotheses
+from adhmr.body.kinematics import swing_twist
+from adhmr.body.skeleton import JOINT_NAMES
 from adhmr.config.stages import NoiseConfig
 from adhmr.preference.mesh_errors import mesh_errors
 
@@ -23,6 +26,8 @@ def draw_pose_noise(config: NoiseConfig, count: int, rng: np.random.Generator) -
     scale = np.empty((count, NUM_POSE + NUM_BETAS + 3))
     joints = np.full((count, 24, 1), config.pose)
     joints[:, 0] = config.root
+    for name, size in config.joints.items():
+        joints[:, JOINT_NAMES.index(name)] = size
     rest = np.array([config.betas] * NUM_BETAS + [config.translation] * 3) * np.ones((count, 1))
     if config.kind == "mixed":
 
@@ -39,15 +44,18 @@ def draw_pose_noise(config: NoiseConfig, count: int, rng: np.random.Generator) -
 
 
 class NoisedTruth(NamedTuple):
-    uvd: Tensor  # (N, M, 29, 3) pixels of the crop; depth relative to the root, metres
-    rotations: Tensor  # (N, M, 24, 3, 3)
+    hypotheses: Hypotheses  # with twists and rotations
     errors: Tensor  # (N, M, 4) metres, in the order of mesh_errors.ERROR_NAMES
 
-    def input_of(self, variant: str) -> Tensor:
-        """What a scorer of that variant looks at: joints in the crop, or rotations as their first two columns."""
-        if variant == "pose6d":
-            return self.rotations[..., :2].transpose(-1, -2).flatten(-2)  # (N, M, 24, 6)
-        return self.uvd
+
+def as_hypotheses(body: BodyModel, pose: Tensor, betas: Tensor, translation: Tensor, intrinsics: Tensor) -> Hypotheses:
+    """Bodies as scorers look at them: pose (N, M, 24, 3) radians, betas (N, M, 10) and translation (N, M, 3) metres, in
+    N crops with intrinsics (N, 3, 3). With twists and rotations."""
+    rotations = roma.rotvec_to_rotmat(pose)
+    flat_rotations, flat_betas = rotations.flatten(0, 1), betas.flatten(0, 1)
+    joints = body.joints29(flat_rotations, flat_betas, translation.flatten(0, 1)).unflatten(0, pose.shape[:2])
+    twists = swing_twist(flat_rotations, body.rest_joints29(flat_betas)).unflatten(0, pose.shape[:2])
+    return Hypotheses(uvd_from_joints(joints, intrinsics[:, None]), twists, rotations)
 
 
 @torch.no_grad()
@@ -56,12 +64,10 @@ def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, 
 
     `error_body` is `body`, or a VertexSubset of it for cheaper vertex errors.
     """
-    count = noise.shape[1]
     pose = batch["pose"][:, None] + noise[..., :NUM_POSE].unflatten(-1, (24, 3))  # (N, M, 24, 3) radians
     betas = batch["betas"][:, None] + noise[..., NUM_POSE : NUM_POSE + NUM_BETAS]
     translation = batch["transl"][:, None] + noise[..., NUM_POSE + NUM_BETAS :]
-    rotations = roma.rotvec_to_rotmat(pose)
-    joints = body.joints29(rotations.flatten(0, 1), betas.flatten(0, 1), translation.flatten(0, 1))
-    uvd = uvd_from_joints(joints.unflatten(0, (-1, count)), batch["intrinsics"][:, None])
-    errors = mesh_errors(error_body, rotations, betas, roma.rotvec_to_rotmat(batch["pose"]), batch["betas"], chunk=1024)
-    return NoisedTruth(uvd, rotations, errors)
+    hypotheses = as_hypotheses(body, pose, betas, translation, batch["intrinsics"])
+    truth = roma.rotvec_to_rotmat(batch["pose"])
+    errors = mesh_errors(error_body, hypotheses.rotations, betas, truth, batch["betas"], chunk=1024)
+    return NoisedTruth(hypotheses, errors)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.data.randomness import generator_for
 from adhmr.errors import AdhmrError
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.scorer import HMRScorer
-from adhmr.preference.hypotheses import Hypotheses
 
 
 @dataclass
@@ -32,12 +32,10 @@ class RankingContext:
 
 
 def by_scorer(context: RankingContext) -> Tensor:
-    """Raw score of HMR-Scorer."""
+    """Raw score of the reward model."""
     if context.scorer is None:
         raise AdhmrError("ranking 'scorer' needs a reward model: set scorer: to its weights")
-    if context.scorer.config.variant == "pose6d":
-        raise AdhmrError("ranking 'scorer' needs a scorer of joints (variant uvd or 2d), this one is of rotations")
-    return context.scorer(context.images, context.hypotheses.uvd)[1].float()
+    return context.scorer(context.images, context.hypotheses)[1].float()
 
 
 def by_error(context: RankingContext) -> Tensor:
@@ -56,9 +54,9 @@ def by_chance(context: RankingContext) -> Tensor:
 
 def by_mode(context: RankingContext) -> Tensor:
     """Closeness to the zero-noise hypothesis: mean distance of the joints in pixels, depth scaled as in the codec."""
-    uvd = context.hypotheses.uvd
-    uvd = uvd * torch.tensor([1.0, 1.0, context.crop_size / 2.0], device=uvd.device)
-    return -(uvd - uvd[:, :1]).norm(dim=-1).mean(-1)
+    difference = context.hypotheses.uvd - context.hypotheses.uvd[:, :1]
+    across, along = difference[..., :2], difference[..., 2:] * (context.crop_size / 2.0)
+    return -torch.cat([across, along], -1).norm(dim=-1).mean(-1)
 
 
 def by_joints2d(context: RankingContext) -> Tensor:

@@ -3,12 +3,16 @@ frozen encoder saw in it. The crop (jpg) and its record (npy) are those of adhmr
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import numpy as np
 import torch
+from torch import nn
 
 from adhmr.models.encoder import ImageFeatures
+
+LABEL_INDEX = 65535  # in winner_index: the winner is no hypothesis but the label
 
 PAIR_DTYPE = np.dtype(
     [
@@ -20,7 +24,7 @@ PAIR_DTYPE = np.dtype(
         ("loser_value", "<f4"),
         ("winner_error", "<f4"),  # PVE in metres where labels are exact, else NaN
         ("loser_error", "<f4"),
-        ("winner_index", "<u2"),  # number of the hypothesis; 0 is the zero-noise one
+        ("winner_index", "<u2"),  # number of the hypothesis; 0 is the zero-noise one, LABEL_INDEX the label
         ("loser_index", "<u2"),
     ]
 )
@@ -31,6 +35,15 @@ def encode_array(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def encoder_hash(encoder: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 of an encoder's names and tensors: stored features are good for no other."""
+    digest = hashlib.sha256()
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def features_to_array(features: ImageFeatures, row: int) -> np.ndarray:

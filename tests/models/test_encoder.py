@@ -61,8 +61,8 @@ def test_bone_points():
     own, legacy = (ImageEncoder(EncoderConfig(**ENCODER, legacy_bone_points=flag)) for flag in (False, True))
     # twist 17 is that of joint 18, the left elbow: bone elbow (18) to wrist (20); the official code looks at shoulder
     # (16) to elbow, with x and y exchanged
-    torch.testing.assert_close(own._bone_points(joints)[0, 17], (joints[0, 18] + joints[0, 20]) / 2)
-    torch.testing.assert_close(legacy._bone_points(joints)[0, 17], (joints[0, 16] + joints[0, 18]).flip(0) / 2)
+    torch.testing.assert_close(own.token_points(joints)[0, 29 + 17], (joints[0, 18] + joints[0, 20]) / 2)
+    torch.testing.assert_close(legacy.token_points(joints)[0, 29 + 17], (joints[0, 16] + joints[0, 18]).flip(0) / 2)
 
 
 def test_features_index_keeps_missing_parts():

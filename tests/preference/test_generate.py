@@ -111,7 +111,8 @@ def test_the_same_units_have_the_same_bytes_and_only_missing_ones_are_made(
 
 def test_units_cover_every_row_once(tmp_path):
     (tmp_path / "000001.tar").touch()
-    assert list(pending_units([tmp_path], 10, 4)) == [(0, range(0, 4)), (2, range(8, 10))]
+    assert list(pending_units([tmp_path], range(10), 4)) == [(0, range(0, 4)), (2, range(8, 10))]
+    assert list(pending_units([tmp_path], range(0, 30, 3), 4)) == [(0, range(0, 12, 3)), (2, range(24, 30, 3))]
 
 
 def test_limit_margin_and_features_switched_off(tmp_path, tiny_weights, studio_set, preferences):

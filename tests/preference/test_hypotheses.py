@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adhmr.body.codec import PoseCodec
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.models.weights import load_model
-from adhmr.preference.hypotheses import Hypotheses, hypothesis_noise, pose_hypotheses, sample_hypotheses
+from adhmr.preference.hypotheses import hypothesis_noise, pose_hypotheses, sample_hypotheses
 from tests.tiny import CROP
 
 names = st.lists(st.text("abc-019", min_size=1, max_size=8), min_size=1, max_size=5, unique=True)

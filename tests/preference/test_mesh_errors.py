@@ -3,8 +3,8 @@ import pytest
 import roma
 import torch
 
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.vertex_subset import VertexSubset
-from adhmr.preference.hypotheses import Hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses, mesh_errors
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import roma
 import torch
 
 from adhmr.body.vertex_subset import VertexSubset
@@ -44,9 +45,9 @@ def test_noise_is_a_function_of_its_generator(kind):
 def test_no_noise_is_the_label(body, batch):
     truth = noised_truth(body, body, batch, torch.zeros(4, 2, 85))
     assert truth.errors.shape == (4, 2, 4) and truth.errors.abs().max() < 1e-5
-    expected = batch["uvd"][:, None].expand_as(truth.uvd)
-    torch.testing.assert_close(truth.uvd[..., :2], expected[..., :2], atol=0.01, rtol=0)  # pixels
-    torch.testing.assert_close(truth.uvd[..., 2], expected[..., 2], atol=1e-4, rtol=0)  # metres
+    expected = batch["uvd"][:, None].expand_as(truth.hypotheses.uvd)
+    torch.testing.assert_close(truth.hypotheses.uvd[..., :2], expected[..., :2], atol=0.01, rtol=0)  # pixels
+    torch.testing.assert_close(truth.hypotheses.uvd[..., 2], expected[..., 2], atol=1e-4, rtol=0)  # metres
 
 
 def test_more_noise_costs_more_and_translation_moves_only_the_pixels(body, batch):
@@ -55,7 +56,7 @@ def test_more_noise_costs_more_and_translation_moves_only_the_pixels(body, batch
     truth = noised_truth(body, body, batch, noise)
     assert (truth.errors[:, 1] > 2 * truth.errors[:, 0]).all() and (truth.errors[:, 0] > 0).all()
     assert truth.errors[:, 2].max() < 1e-5
-    moved = truth.uvd[:, 2] - batch["uvd"]
+    moved = truth.hypotheses.uvd[:, 2] - batch["uvd"]
     assert (moved[..., 0] > 1).all() and moved[..., 1:].abs().max() < 0.01
 
 
@@ -67,11 +68,7 @@ def test_errors_over_a_vertex_subset_keep_the_order(body, batch):
     assert np.corrcoef(whole.flatten(), some.flatten())[0, 1] > 0.99
 
 
-def test_what_each_scorer_looks_at(body, batch):
-    truth = noised_truth(body, body, batch, torch.zeros(4, 2, 85))
-    assert truth.input_of("uvd") is truth.uvd and truth.input_of("2d") is truth.uvd
-    columns = truth.input_of("pose6d")
-    assert columns.shape == (4, 2, 24, 6)
-    assert torch.equal(columns[..., :3], truth.rotations[..., 0]) and torch.equal(
-        columns[..., 3:], truth.rotations[..., 1]
-    )
+def test_twists_and_rotations_of_no_noise_are_the_labels(body, batch):
+    found = noised_truth(body, body, batch, torch.zeros(4, 2, 85)).hypotheses
+    torch.testing.assert_close(found.twists[:, 1], batch["twists"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.rotations[:, 1], roma.rotvec_to_rotmat(batch["pose"]))

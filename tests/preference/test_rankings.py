@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from adhmr.body.hypotheses import Hypotheses
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model
-from adhmr.preference.hypotheses import Hypotheses
 from adhmr.preference.rankings import RANKINGS, RankingContext
 from tests.tiny import CROP
 

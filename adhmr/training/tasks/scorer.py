@@ -13,12 +13,14 @@ from adhmr.config.stages import NoiseConfig, ScorerStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import LabelledCrop
+from adhmr.models.encoder import ImageFeatures
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import load_encoder_weights
 from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
 from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, WORST_ERROR, calibration_loss, rank_loss
 from adhmr.preference.mesh_errors import ERROR_NAMES
 from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
+from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
 
 
@@ -52,16 +54,23 @@ class ScorerTask(Task):
         self.body.to(device)
         self.error_body.to(device)
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        inside = set(self.model.encoder.parameters())
+        groups = [{"params": [p for p in self.model.parameters() if p not in inside], "lr_scale": 1.0}]
+        scales = self.config.encoder_lr_scale, self.config.encoder_head_lr_scale
+        return groups + encoder_groups(self.model.encoder, *scales)  # none of a frozen encoder
+
     def transform(self) -> ScorerTransform:
-        crop = LabelledCrop(self.config.data.crop, self.config.data.augment)
+        data = self.config.data
+        crop = LabelledCrop(data.crop, data.augment, data.sets)
         return ScorerTransform(crop, self.config.noise, self.config.hypotheses)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.config.freeze_encoder:
             self.model.encoder.eval()
-        weights, crop_size = self.config.loss, batch["image"].shape[-1]
+        weights = self.config.loss
         truth = noised_truth(self.body, self.error_body, batch, batch["pose_noise"])
-        features, raw = model(batch["image"], truth.input_of(self.config.model.variant))
+        features, raw = model(batch["image"], truth.hypotheses)
         parts = {
             name: rank_loss(raw, truth.errors[..., index], weights.sigma) for index, name in enumerate(ERROR_NAMES)
         }
@@ -69,14 +78,9 @@ class ScorerTask(Task):
         if weights.calibration:
             parts["calibration"] = self._calibration(raw, truth.errors)
             loss = loss + weights.calibration * parts["calibration"]
-        if weights.auxiliary:
-            target2d, seen = 2.0 * batch["uvd"][..., :2] / crop_size - 1.0, batch["uvd_weight"]
-            auxiliary = joints2d_loss(features.joints2d, target2d, seen[..., :2])
-            auxiliary = auxiliary + heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
-            if features.depth is not None:
-                auxiliary = auxiliary + depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
-            parts["auxiliary"] = auxiliary
-            loss = loss + weights.auxiliary * auxiliary
+        for name, part in self._encoder_losses(features, batch).items():
+            parts[name] = part
+            loss = loss + getattr(weights, name) * part
         with torch.no_grad():
             pve = truth.errors[..., 0]
             first, second = torch.triu_indices(pve.shape[1], pve.shape[1], 1, device=pve.device)
@@ -84,6 +88,20 @@ class ScorerTask(Task):
             parts["pairs_ordered"] = ordered.float().mean()
             parts["pve_mm"] = 1000.0 * pve.mean()
         return loss, parts
+
+    def _encoder_losses(self, features: ImageFeatures, batch: Batch) -> dict[str, Tensor]:
+        """Those parts of the base model's loss that have a weight here and that the scorer's encoder can have."""
+        weights, seen = self.config.loss, batch["uvd_weight"]
+        height, width = batch["image"].shape[-2:]
+        target2d = 2.0 * batch["uvd"][..., :2] / torch.tensor([width, height], device=seen.device) - 1.0
+        parts = {}
+        if weights.joints2d:
+            parts["joints2d"] = joints2d_loss(features.joints2d, target2d, seen[..., :2])
+        if weights.heatmap:
+            parts["heatmap"] = heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
+        if weights.depth and features.depth is not None:
+            parts["depth"] = depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
+        return parts
 
     @staticmethod
     def _calibration(raw: Tensor, errors: Tensor) -> Tensor:
