@@ -3,7 +3,8 @@
 The code that reads it is adhmr/data/stream.py and transforms.py.
 """
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,10 +14,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CropConfig(StrictModel):
-    """The square network crop around a person."""
+    """The network crop around a person: square, or taller than wide."""
 
-    size: int = Field(128, ge=16, description="side of the network crop, pixels")
-    padding: float = Field(1.5, ge=1, description="side of the box over the longer side of the tight box of the joints")
+    size: int = Field(128, ge=16, description="height of the network crop, pixels")
+    aspect: float = Field(1.0, gt=0, le=1, description="its width over its height; 1: square, .75: HMR-Scorer's")
+    padding: float = Field(1.5, ge=1, description="the box over the tight box of the joints, made of the crop's aspect")
+
+    @property
+    def width(self) -> int:
+        """Pixels of the network crop."""
+        return round(self.size * self.aspect)
 
 
 class AugmentConfig(StrictModel):
@@ -37,6 +44,16 @@ class DataSetConfig(StrictModel):
     path: str
     weight: float = Field(1.0, gt=0, description="share of the mixture, relative to the other sets'")
     name: str | None = Field(None, description="keys the order of its samples; the folder's name when not given")
+    labels: list[Literal["depth", "betas", "leaves", "twists"]] | None = Field(
+        None, description="what is supervised beside the 24 joints in 2-D; null: all that its records have"
+    )
+    padding: float | None = Field(None, ge=1, description="of its crops, in place of crop.padding")
+    occlusion_probability: Fraction | None = Field(None, description="in place of augment.occlusion_probability")
+
+    @property
+    def set_name(self) -> str:
+        """The name that its samples carry."""
+        return self.name or Path(self.path).resolve().name
 
 
 class DataConfig(StrictModel):
@@ -54,7 +71,7 @@ class DataConfig(StrictModel):
 
     @model_validator(mode="after")
     def _names_differ(self) -> "DataConfig":
-        names = [item.name or item.path.rstrip("/").rsplit("/", 1)[-1] for item in self.sets]
+        names = [item.set_name for item in self.sets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"two sets are called {repeated[0]}: give one of them another `name`")

@@ -3,10 +3,13 @@
 Scaling images for a backbone is part of the model, scaling labels is in body/codec.py, batching is in stream.py.
 """
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
-from adhmr.config.data import AugmentConfig, CropConfig
+from adhmr.body.skeleton import NUM_BODY_JOINTS
+from adhmr.config.data import AugmentConfig, CropConfig, DataSetConfig
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample, mirror
 from adhmr.data.shard_reader import CorruptSampleError
@@ -18,33 +21,43 @@ OCCLUDER_ASPECT = 2.0
 
 
 class PersonCrop:
-    """Cuts the square crop around the person and moves the labels with it.
+    """Cuts the crop around the person and moves the labels with it.
 
-    With an AugmentConfig the crop is changed at random, by numbers that depend only on the key. S is the crop's size.
+    With an AugmentConfig the crop is changed at random, by numbers that depend only on the key. H is the crop's size, W
+    its width.
+    `sets` are those that the samples come from: their own padding and occlusion, and which labels they supervise.
 
     Returns a dict of
-        image (3, S, S) uint8 RGB;
+        image (3, H, W) uint8 RGB;
         uvd (29, 3): pixels of the crop, and metres behind the root; uvd_weight (29, 3), depth 0 where it is unknown;
         twists (23, 2) cosine and sine; twist_weight (23, 2); betas (10,); betas_weight;
         intrinsics (3, 3) of the crop, in-plane rotation included; root_depth in metres;
+        affine (2, 3) from pixels of the stored image to those of the crop, the flip included;
         pose (24, 3) axis-angle; transl (3,) metres; has_pose; dataset, key.
-    Labels of weight zero are zero. pose, transl and the joints that uvd stands for are in the camera's frame, which an
-    in-plane rotation of the crop does not turn (the intrinsics carry it) and a flip mirrors.
+    Labels that a record lacks are zero, and so is their weight. Labels that the sample's set does not supervise keep
+    their value: they have no weight in a loss, but the noisy pose that a denoiser sees is whole. pose, transl and the
+    joints that uvd stands for are in the camera's frame, which an in-plane rotation of the crop does not turn (the
+    intrinsics carry it) and a flip mirrors.
 
     Raises CorruptSampleError when no body joint is known or a label that counts is not finite.
     """
 
-    def __init__(self, crop: CropConfig, augment: AugmentConfig | None = None) -> None:
+    def __init__(
+        self, crop: CropConfig, augment: AugmentConfig | None = None, sets: Sequence[DataSetConfig] = ()
+    ) -> None:
         self.crop, self.augment = crop, augment
+        self.sets = {item.set_name: item for item in sets}
 
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, np.ndarray | float | int | str]:
         image, record = sample.image, sample.record
         size, augment = self.crop.size, self.augment
+        own = self.sets[sample.dataset] if self.sets else None
+        padding = self.crop.padding if own is None or own.padding is None else own.padding
         rng = key.rng("augment") if augment else None
         if rng is not None and rng.random() < augment.flip_probability:
             image, record = cv2.flip(image, 1), mirror(record)
 
-        centre, side = self._box(sample, record)
+        centre, side = self._box(sample, record, padding)
         angle = 0.0
         if rng is not None:
             centre = centre + side * rng.uniform(-augment.shift, augment.shift, 2)
@@ -53,27 +66,36 @@ class PersonCrop:
             turn = np.clip(rng.normal(0, augment.rotation_degrees), -limit, limit)
             angle = float(np.radians(turn)) if rng.random() < augment.rotation_probability else 0.0
         affine = square_affine(centre, side, angle, size)  # (2, 3)
-        image = warp(image, affine, size)
+        affine[0, 2] -= (size - self.crop.width) / 2  # a tall crop is the middle of the square one
+        image = warp(image, affine, (size, self.crop.width))
         if rng is not None:
             image = self._recolour(image, rng)
-            if rng.random() < augment.occlusion_probability:
-                self._occlude(image, size / self.crop.padding, rng)
+            probability = augment.occlusion_probability
+            if own is not None and own.occlusion_probability is not None:
+                probability = own.occlusion_probability
+            if rng.random() < probability:
+                self._occlude(image, padding, rng)
 
         labels = self._labels(record, affine)
         if not all(np.isfinite(value).all() for value in labels.values()):
             bad = [name for name, value in labels.items() if not np.isfinite(value).all()]
             raise CorruptSampleError(sample.dataset, "its record", sample.key, f"{bad[0]} is not finite")
+        if own is not None and own.labels is not None:
+            self._unsupervise(labels, own.labels)
         crop = np.ascontiguousarray(image.transpose(2, 0, 1))
+        if record is not sample.record:  # flipped: from pixels of the image as it is stored
+            affine = affine @ [[-1.0, 0.0, sample.image.shape[1]], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        labels["affine"] = affine.astype(np.float32)
         return {"image": crop, **labels, "dataset": sample.dataset, "key": sample.key}
 
-    def _box(self, sample: RawSample, record: np.void) -> tuple[np.ndarray, float]:
-        """Centre (2,) and side of the square around the known body joints, padded; pixels of the stored image."""
+    def _box(self, sample: RawSample, record: np.void, padding: float) -> tuple[np.ndarray, float]:
+        """Centre (2,) and height of the box around the known body joints, padded; pixels of the stored image."""
         known = record["joints_conf"][:24] > 0
         points = record["joints29_px"][:24][known].astype(np.float64)  # (K, 2)
         if len(points) == 0 or not np.isfinite(points).all():
             raise CorruptSampleError(sample.dataset, "its record", sample.key, "no body joint is known in pixels")
         low, high = points.min(0), points.max(0)
-        side = float((high - low).max()) * self.crop.padding
+        side = float(((high - low) / [self.crop.aspect, 1.0]).max()) * padding
         if side < 1:
             raise CorruptSampleError(sample.dataset, "its record", sample.key, "its joints are within one pixel")
         return (low + high) / 2, side
@@ -102,20 +124,33 @@ class PersonCrop:
             "has_pose": int(record["has_pose"]),
         }
 
+    @staticmethod
+    def _unsupervise(labels: dict[str, np.ndarray | float | int], supervised: list[str]) -> None:
+        """Take the weight, in place, of all labels that are not supervised beside the body joints in 2-D."""
+        if "depth" not in supervised:
+            labels["uvd_weight"][:, 2] = 0
+        if "leaves" not in supervised:
+            labels["uvd_weight"][NUM_BODY_JOINTS:] = 0
+        if "twists" not in supervised:
+            labels["twist_weight"][:] = 0
+        if "betas" not in supervised:
+            labels["betas_weight"] = 0.0
+
     def _recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         factors = rng.uniform(1 - self.augment.colour, 1 + self.augment.colour, 3)
         table = np.clip(np.arange(256)[:, None] * factors + 0.5, 0, 255).astype(np.uint8)  # (256, 3)
         return cv2.LUT(image, table[None])
 
-    def _occlude(self, image: np.ndarray, box: float, rng: np.random.Generator) -> None:
-        """Fill a rectangle of noise whose centre lies in the person's box, in place; box is its side in crop pixels."""
-        size = image.shape[0]
-        area = rng.uniform(0, OCCLUDER_AREA) * box**2
+    def _occlude(self, image: np.ndarray, padding: float, rng: np.random.Generator) -> None:
+        """Fill a rectangle of noise whose centre lies in the person's box, which is the crop without its padding."""
+        shape = np.array(image.shape[1::-1])  # width, height
+        box = shape / padding
+        area = rng.uniform(0, OCCLUDER_AREA) * box.prod()
         aspect = OCCLUDER_ASPECT ** rng.uniform(-1, 1)
         half = np.sqrt([area / aspect, area * aspect]) / 2  # x, y
-        middle = size / 2 + box * rng.uniform(-0.5, 0.5, 2)
-        left, top = np.clip(np.round(middle - half), 0, size).astype(int)
-        right, bottom = np.clip(np.round(middle + half), 0, size).astype(int)
+        middle = shape / 2 + box * rng.uniform(-0.5, 0.5, 2)
+        left, top = np.clip(np.round(middle - half), 0, shape).astype(int)
+        right, bottom = np.clip(np.round(middle + half), 0, shape).astype(int)
         image[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 3), np.uint8)
 
 
@@ -141,8 +176,8 @@ def square_affine(centre: np.ndarray, side: float, angle: float, size: int) -> n
     return np.concatenate([linear, (size / 2 - linear @ centre)[:, None]], axis=1)
 
 
-def warp(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
-    """The (size, size, 3) crop of an (H, W, 3) image; affine (2, 3) maps continuous image to continuous crop pixels.
+def warp(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The crop of `shape` (height, width) of an (H, W, 3) image; affine (2, 3) maps continuous image to crop pixels.
 
     Outside the image is black.
     """
@@ -157,4 +192,4 @@ def warp(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
     # OpenCV's coordinates are pixel centres: continuous pixel x is its x - 1/2.
     indexed = affine.copy()
     indexed[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
-    return cv2.warpAffine(image, indexed, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.warpAffine(image, indexed, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

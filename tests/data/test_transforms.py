@@ -6,7 +6,7 @@ import pytest
 
 from adhmr.body.camera import crop_affine, joints_from_uvd, uvd_from_joints
 from adhmr.body.skeleton import FLIP_JOINTS
-from adhmr.config.data import AugmentConfig, CropConfig
+from adhmr.config.data import AugmentConfig, CropConfig, DataSetConfig
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample, mirror
 from adhmr.data.shard_reader import CorruptSampleError
@@ -55,6 +55,36 @@ def test_pixels_land_where_their_labels_say(make_record, size, augment):
     assert flips == 0 if augment is None else 0 < flips < 16
 
 
+@pytest.mark.parametrize("augment", [None, STRONG], ids=["plain", "augmented"])
+def test_a_tall_crop_is_the_middle_of_the_square_one(make_record, augment):
+    """Of a person taller than three fourths, the tall crop shows the same at the same scale, with the sides cut off."""
+    square = PersonCrop(CropConfig(size=128, padding=1.2), augment)
+    tall = PersonCrop(CropConfig(size=128, padding=1.2, aspect=0.75), augment)
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        record = make_record(rng)
+        record["image_size"] = (300, 340)
+        record["joints29_px"] = np.stack([rng.uniform(140, 200, 29), rng.uniform(60, 240, 29)], -1)
+        sample = raw_sample(record, rng.integers(0, 256, (300, 340, 3), np.uint8))
+        whole, middle = square(sample, RandomKey(0, number)), tall(sample, RandomKey(0, number))
+        assert middle["image"].shape == (3, 128, 96)
+        difference = np.abs(middle["image"].astype(int) - whole["image"][:, :, 16:112])
+        assert np.mean(difference > 2) < 0.01  # OpenCV's fixed-point weights differ a little
+        np.testing.assert_allclose(middle["uvd"] - whole["uvd"], np.float32([[-16, 0, 0]] * 29), atol=1e-3)
+        joints = joints_from_uvd(middle["uvd"], middle["intrinsics"], middle["root_depth"])
+        expected = joints_from_uvd(whole["uvd"], whole["intrinsics"], whole["root_depth"])
+        np.testing.assert_allclose(joints, expected, atol=1e-4)
+
+
+def test_a_wide_person_fits_into_a_tall_crop(make_record):
+    record = make_record(np.random.default_rng(0))
+    record["image_size"] = (300, 340)
+    record["joints29_px"] = np.random.default_rng(0).uniform([60, 140], [260, 160], (29, 2))
+    item = PersonCrop(CropConfig(size=128, padding=1.2, aspect=0.75))(raw_sample(record), RandomKey(0, 0))
+    spread = np.ptp(item["uvd"][:24, 0])
+    assert spread == pytest.approx(96 / 1.2, abs=0.01)  # its width fills the crop but for the padding
+
+
 def test_the_crop_carries_the_camera_and_gives_back_the_joints(make_record):
     for number in range(10):
         record = make_record(np.random.default_rng(number))
@@ -86,6 +116,51 @@ def test_unknown_labels_have_no_weight_and_no_value(make_record):
     assert item["uvd_weight"][:24, :2].min() > 0 and item["uvd_weight"][24:].max() == 0
     assert item["uvd_weight"][:, 2].max() == 0 and item["twist_weight"].max() == 0
     assert item["betas_weight"] == item["has_pose"] == item["root_depth"] == 0
+
+
+def of_set(**settings):
+    return [DataSetConfig(path="data/another"), DataSetConfig(path="data/set", **settings)]
+
+
+def test_a_set_supervises_only_the_labels_that_it_names(make_record):
+    sample = raw_sample(make_record(np.random.default_rng(0)))
+    everything = PersonCrop(CropConfig())(sample, RandomKey(0, 0))
+    weights = {
+        "depth": lambda item: item["uvd_weight"][:24, 2],
+        "leaves": lambda item: item["uvd_weight"][24:, :2],
+        "twists": lambda item: item["twist_weight"],
+        "betas": lambda item: np.float32(item["betas_weight"]),
+    }
+    for supervised in ([], ["depth"], ["leaves"], ["twists"], ["betas"], ["depth", "betas"], None):
+        item = PersonCrop(CropConfig(), None, of_set(labels=supervised))(sample, RandomKey(0, 0))
+        for name, weight in weights.items():
+            kept = supervised is None or name in supervised
+            np.testing.assert_array_equal(weight(item), weight(everything) * kept)
+        both = supervised is None or {"leaves", "depth"} <= set(supervised)
+        np.testing.assert_array_equal(item["uvd_weight"][24:, 2], everything["uvd_weight"][24:, 2] * both)
+        np.testing.assert_array_equal(item["uvd_weight"][:24, :2], everything["uvd_weight"][:24, :2])
+        # The pose that is disturbed by the diffusion stays whole: only losses leave it out.
+        for name in ("uvd", "twists", "betas", "image"):
+            np.testing.assert_array_equal(item[name], everything[name])
+
+
+def test_a_set_may_have_its_own_padding_and_occlusion(make_record):
+    sample = raw_sample(make_record(np.random.default_rng(0)))
+    item = PersonCrop(CropConfig(padding=1.5), None, of_set(padding=1.2))(sample, RandomKey(0, 0))
+    same = PersonCrop(CropConfig(padding=1.2))(sample, RandomKey(0, 0))
+    np.testing.assert_array_equal(item["uvd"], same["uvd"])
+    still = {"scale": 0, "rotation_probability": 0, "flip_probability": 0, "colour": 0}
+    for everywhere, here in ((0.0, 1.0), (1.0, 0.0)):
+        augment = AugmentConfig(**still, occlusion_probability=everywhere)
+        crop = PersonCrop(CropConfig(), augment, of_set(occlusion_probability=here))
+        touched = [crop(sample, RandomKey(0, number))["image"].any() for number in range(20)]  # the image is black
+        assert (sum(touched) > 15) if here else not any(touched)
+
+
+def test_samples_of_an_unknown_set_are_refused_where_sets_have_settings(make_record):
+    crop = PersonCrop(CropConfig(), None, [DataSetConfig(path="data/another")])
+    with pytest.raises(KeyError, match="set"):
+        crop(raw_sample(make_record(np.random.default_rng(0))), RandomKey(0, 0))
 
 
 def test_samples_that_cannot_be_cropped_are_corrupt(make_record):
@@ -131,7 +206,7 @@ def test_colour_and_occlusion_stay_in_their_bounds(make_record):
 def test_shrinking_averages_instead_of_picking_pixels():
     """A fine checkerboard becomes grey, not a moire of black and white."""
     board = (np.indices((384, 384)).sum(0) % 2 * 255).astype(np.uint8)
-    small = warp(np.repeat(board[..., None], 3, -1), square_affine(np.array([192.0, 192.0]), 384.0, 0.1, 96), 96)
+    small = warp(np.repeat(board[..., None], 3, -1), square_affine(np.array([192.0, 192.0]), 384.0, 0.1, 96), (96, 96))
     inner = small[20:76, 20:76].astype(int)
     assert np.abs(inner - 127).max() < 12
 
