@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
 from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig
-from adhmr.config.model import BaseModelConfig, ScorerConfig
+from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
 
 
@@ -37,10 +37,12 @@ class HypothesesStage(StageConfig):
     ik: Literal["naive", "adaptive"] = "naive"  # inverse kinematics: naive is the released code's, adaptive HybrIK's
 
 
-def check_crop(data_size: int, model_size: int) -> None:
-    """The data's crops must be of the size that the model is made for."""
-    if data_size != model_size:
-        raise ValueError(f"data.crop.size is {data_size}, model.crop_size is {model_size}: they must be equal")
+def check_crop(crop: CropConfig, size: int, aspect: float = 1.0) -> None:
+    """The data's crops must be of the size and shape that the model is made for."""
+    if crop.size != size:
+        raise ValueError(f"data.crop.size is {crop.size}, model.crop_size is {size}: they must be equal")
+    if crop.aspect != aspect:
+        raise ValueError(f"data.crop.aspect is {crop.aspect}, the model's crops have {aspect}: they must be equal")
 
 
 class TrainingStage(StageConfig):
@@ -95,27 +97,44 @@ class BaseStage(TrainingStage):
     data: DataConfig
     validation: DataSetConfig | None = None
     validation_limit: int = 200
-    model: BaseModelConfig
+    model: BaseModelConfig | None = None  # a new model; null: `base` goes on
+    base: Path | None = None  # a whole base model to go on from, as it is described in its file
     loss: DenoisingWeights = DenoisingWeights()
     noise_draws: int = Field(1, gt=0)  # (t, noise) pairs an image: more denoiser work for one encoder pass
     encoder_weights: Path | None = None  # initial encoder: an exported encoder or a base model's weights
+    mean_betas: Path | None = None  # .npy of 10 numbers that a new hrnet encoder's betas are counted from
     freeze_encoder: bool = False
-    encoder_lr_scale: float = 1.0
+    encoder_lr_scale: float = Field(1.0, ge=0)  # the backbone's share of the learning rate
+    encoder_head_lr_scale: float = Field(1.0, ge=0)  # of the encoder's other layers
 
     @model_validator(mode="after")
-    def _check_crop(self) -> BaseStage:
-        check_crop(self.data.crop.size, self.model.crop_size)
+    def _check_start(self) -> BaseStage:
+        if (self.model is None) == (self.base is None):
+            raise ValueError("expected one of model (a new base model) and base (the weights of one to go on from)")
+        if self.base is not None and (self.encoder_weights or self.mean_betas):
+            raise ValueError("base is a whole model: encoder_weights and mean_betas are for a new one; make them null")
+        if self.model is not None:
+            check_crop(self.data.crop, self.model.crop_size)
         return self
 
 
 # ------------------------------------------------------------------------------------------------ reward model
+NoisedJoint = Literal[  # adhmr.body.skeleton.JOINT_NAMES that have a rotation
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
+    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
+]  # fmt: skip
+
+
 class NoiseConfig(StrictModel):
     """How ground truth is disturbed into hypotheses for the scorer (paper section 4.2). `fixed` is the released code's
-    isotropic noise; `mixed` draws a magnitude for each hypothesis and each joint, which spreads the errors."""
+    isotropic noise; `mixed` draws a magnitude for each hypothesis and each joint, which spreads the errors. `joints`
+    is the paper's joint-wise noise, whose values it does not give."""
 
     kind: Literal["fixed", "mixed"] = "fixed"
     pose: float = 0.05  # radians, each axis-angle component; the upper end of the range when mixed
     root: float = 0.02  # radians
+    joints: dict[NoisedJoint, float] = {}  # radians, in place of pose and root for the joints named
     betas: float = 0.05
     translation: float = 0.0  # metres
     smallest: float = 0.1  # mixed: magnitudes are log-uniform in [smallest, 1] times the values above
@@ -127,8 +146,10 @@ class RankingWeights(StrictModel):
     pa_pve: float = 1.0
     mpjpe: float = 1.0
     pa_mpjpe: float = 1.0
-    calibration: float = 0.0  # squared error of s against an error-derived target in [0, 1]
-    auxiliary: float = 0.0  # 2-D and depth losses of a scorer encoder that trains
+    calibration: float = 0.0  # squared error of s against an error-derived target in [0, 1], mean of the four errors
+    joints2d: float = 0.0  # of a scorer encoder that trains, as in the base model's loss
+    heatmap: float = 0.0
+    depth: float = 0.0
     sigma: float = 5.0
 
 
@@ -144,10 +165,14 @@ class ScorerStage(TrainingStage):
     metric_vertices: int = 0  # vertices in the vertex errors, evenly strided; 0 takes all
     encoder_weights: Path | None = None
     freeze_encoder: bool = True
+    encoder_lr_scale: float = Field(1.0, ge=0)  # of an encoder that trains, as in the base stage
+    encoder_head_lr_scale: float = Field(1.0, ge=0)
 
     @model_validator(mode="after")
     def _check_crop(self) -> ScorerStage:
-        check_crop(self.data.crop.size, self.model.crop_size)
+        check_crop(self.data.crop, self.model.crop_size, self.model.crop_aspect)
+        if isinstance(self.model.encoder, ViTConfig) and (self.loss.joints2d or self.loss.heatmap or self.loss.depth):
+            raise ValueError("loss.joints2d, heatmap and depth are for encoders that find joints; neck vit does not")
         return self
 
 
@@ -212,8 +237,8 @@ class DpoStage(TrainingStage):
     desirable_weight: float = 1.0  # kto: of the samples that show a winner
     undesirable_weight: float = 1.0  # kto: of the samples that show a loser
     train_encoder: bool = False  # false: the denoiser alone (paper); true: the encoder too (code)
-    encoder_lr_scale: float = 1.0  # of the encoder's trunk (neck.backbone), when it trains
-    encoder_head_lr_scale: float = 1.0  # of the rest of the encoder
+    encoder_lr_scale: float = Field(1.0, ge=0)  # of an encoder that trains, as in the base stage
+    encoder_head_lr_scale: float = Field(1.0, ge=0)
     validation: DataSetConfig | None = None
     validation_limit: int = 200
     validation_padding: float = 1.25  # of the crops, as in training
@@ -226,6 +251,32 @@ class DpoStage(TrainingStage):
             raise ValueError("base_ema is where the average starts, but train.ema_decay is null: there is none")
         if self.objective == "kto" and self.noise == "independent":
             raise ValueError("noise: independent needs objective: dpo; kto shows a winner or a loser, never both")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------ cleaning
+class CleanStage(StageConfig):
+    """Score the labels of data sets and keep the good ones (paper section 4.5): a shard folder for each set."""
+
+    stage: Literal["clean"]
+    scorer: Path
+    sets: list[Path] = Field(min_length=1)  # labelled: pose, shape and depth
+    padding: float = Field(1.2, ge=1)  # of the crops, as the scorer was trained
+    threshold: float | None = Field(None, ge=0, le=1)  # labels whose score sigmoid(5 raw) is below it are left out
+    percentile: float | None = Field(None, ge=0, lt=100)  # instead: this share of each set, the lowest scores
+    images_per_batch: int = Field(32, gt=0)
+    unit: int = Field(1000, gt=0)  # samples of a unit of work, and of a shard of output
+    pictures: int = Field(24, gt=0)  # best and worst labels on the contact sheet, as many of each
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _check_limit(self) -> CleanStage:
+        if (self.threshold is None) == (self.percentile is None):
+            raise ValueError("expected one of threshold (0.6 is the paper's) and percentile")
+        names = [path.resolve().name for path in self.sets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two sets are called {repeated[0]}: their outputs would be one folder")
         return self
 
 
@@ -273,6 +324,6 @@ class ReportStage(HypothesesStage):
 
 
 Stage = Annotated[
-    SynthStage | BaseStage | ScorerStage | GenerateStage | DpoStage | EvaluateStage | ReportStage,
+    SynthStage | BaseStage | ScorerStage | GenerateStage | DpoStage | CleanStage | EvaluateStage | ReportStage,
     Field(discriminator="stage"),
 ]

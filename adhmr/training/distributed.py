@@ -119,3 +119,12 @@ class Distribution:
         random.seed(int(state[0]))
         np.random.seed(state[1])
         torch.manual_seed(int(state[2]))
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean over all ranks of a scalar without gradient; the value itself in one process. All ranks call it."""
+    if not torch_distributed.is_initialized():
+        return value
+    total = value.clone()
+    torch_distributed.all_reduce(total)
+    return total / torch_distributed.get_world_size()

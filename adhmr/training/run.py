@@ -33,12 +33,14 @@ NO_PART_OF_THE_RESULT = {
     "distributed": True,
     "body": True,
     "base": True,
+    "base_ema": True,
     "encoder_weights": True,
+    "mean_betas": True,
     "preferences": True,
     "workers": True,
     "validation": True,
     "validation_limit": True,
-    "data": {"sets", "workers"},
+    "data": {"sets": {"__all__": {"path", "weight", "name"}}, "workers": True},
 }
 
 
@@ -79,7 +81,7 @@ def run_stage(config: TrainingStage) -> None:
         )
 
     settings = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
-    weights = {name: getattr(config, name, None) for name in ("base", "encoder_weights")}
+    weights = {name: getattr(config, name, None) for name in ("base", "base_ema", "encoder_weights", "mean_betas")}
     read = {name: weights_hash(path) for name, path in weights.items() if path is not None}
     if isinstance(config, ScorerStage):
         read["body"] = body_hash(config.body)

@@ -25,6 +25,10 @@ class Task(ABC):
     def prepare(self, device: torch.device) -> None:  # noqa: B027 most tasks have nothing frozen
         """Moves what is not in `model` to the device. Called once, before the first batch."""
 
+    def initial_average(self) -> dict[str, Tensor] | None:
+        """State of `model` where the average of the weights starts; None: at the model's own first weights."""
+        return None
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """(mean loss over the micro-batch, its parts for the log), all scalars.

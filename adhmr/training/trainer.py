@@ -211,7 +211,8 @@ class Trainer:
             weight_decay=self.optim.weight_decay,
             fused=True,
         )
-        self.ema = None if self.train.ema_decay is None else WeightAverage(model, self.train.ema_decay)
+        decay = self.train.ema_decay
+        self.ema = None if decay is None else WeightAverage(model, decay, self.task.initial_average())
         self.guard = NonFiniteGuard(model, self.dist, self.run_dir, self.train.max_nonfinite)
         self.meter = IntervalMeter(self.dist)
         self.step = self.updates = 0

@@ -1,63 +1,36 @@
-"""Task "dpo": align the denoiser of a base model with preference pairs (paper section 4.3 and equation 5). The encoder
-is frozen, so policy and reference share its features; where the preference shards hold them, no encoder runs at all."""
+"""Task "dpo": align a base model with preference pairs, by DPO (paper section 4.3 and equation 5) or KTO. The denoiser
+trains, with `train_encoder` the encoder too. What a batch holds is in pairs.py."""
 
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adhmr.body.body_model import BodyModel
-from adhmr.body.codec import PoseCodec
 from adhmr.config.data import CropConfig
 from adhmr.config.stages import DpoStage
-from adhmr.data.randomness import RandomKey
-from adhmr.data.schema import RawSample
+from adhmr.data.shard_reader import ShardReader
 from adhmr.diffusion.schedule import LinearSchedule
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
 from adhmr.models.weights import load_model
-from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss
-from adhmr.preference.records import features_from_batch
+from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss, kto_gain, kto_loss, masked_mean
+from adhmr.preference.records import encoder_hash, features_from_batch
+from adhmr.training.distributed import mean_over_ranks
+from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
-from adhmr.training.tasks.base import draw_timesteps
+from adhmr.training.tasks.pairs import PairTransform
 
 NUM_JOINT_VALUES = 87  # of the 133 numbers of x0; the rest are twists
+# Parts of the encoder that the denoiser's output does not depend on, or only without gradient (the depths, as anchor).
+UNREAD_PARTS = ("neck.betas.", "neck.betas_map.", "depth_maps.")
 
-
-class PairTransform:
-    """Choose pairs of an image, encode them, draw their timestep and noise (shared by winner and loser)."""
-
-    def __init__(self, crop_size: int, pairs_per_image: int):
-        self.codec, self.pairs_per_image = PoseCodec(crop_size), pairs_per_image
-
-    def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
-        pairs = sample.extras.get("pairs.npy")
-        if pairs is None:
-            place = f"{sample.dataset}, sample {sample.key}"
-            raise AdhmrError(f"{place}: holds no pairs; give a folder that a generate stage wrote")
-        rng = key.rng("pairs")
-        chosen = pairs[rng.choice(len(pairs), self.pairs_per_image, replace=len(pairs) < self.pairs_per_image)]
-        sides = []
-        for side in ("winner", "loser"):
-            x_joint, x_twist = self.codec.encode(chosen[f"{side}_uvd"], chosen[f"{side}_twists"])
-            sides.append(np.concatenate([x_joint, x_twist], axis=-1))
-        item: dict[str, Any] = {
-            "winner": sides[0].astype(np.float32),  # (P, 133)
-            "loser": sides[1].astype(np.float32),
-            "t": draw_timesteps(key.seed, key.position, self.pairs_per_image),  # (P,)
-            "noise": key.rng("noise").standard_normal(sides[0].shape, np.float32),
-        }
-        features = sample.extras.get("features.npy")
-        if features is None:
-            item["image"] = np.ascontiguousarray(sample.image.transpose(2, 0, 1))
-        else:
-            item |= {f"features_{name}": np.array(features[name]) for name in features.dtype.names}
-        return item
+log = logging.getLogger(__name__)
 
 
 class DpoTask(Task):
@@ -67,59 +40,127 @@ class DpoTask(Task):
         self.config = config
         base = load_model(config.base, "base")
         self.base_config = base.config
-        self.encoder = base.encoder.requires_grad_(False).eval()
-        self.model = base.denoiser
-        self.reference = copy.deepcopy(base.denoiser).requires_grad_(False).eval()
+        self.reference: BaseModel = copy.deepcopy(base).requires_grad_(False).eval()
+        self.model: nn.Module = base if config.train_encoder else base.denoiser
+        if config.train_encoder:
+            for name, parameter in base.encoder.named_parameters():
+                parameter.requires_grad_(not name.startswith(UNREAD_PARTS))
+        self.stored_features = not config.train_encoder and config.augment is None and self._features_are_stored()
+        self.groups = {"joint": slice(0, NUM_JOINT_VALUES), "twist": slice(NUM_JOINT_VALUES, None)}
+        if config.norm == "single":
+            self.groups = {"pose": slice(None)}
         self.schedule = LinearSchedule()
         torch.manual_seed(config.seed)
 
+    def _features_are_stored(self) -> bool:
+        """Whether every preference folder holds the features of this very encoder."""
+        own = encoder_hash(self.reference.encoder)
+        for item in self.config.preferences:
+            sample = ShardReader(item.path).read(0)
+            if "features.npy" not in sample.extras:
+                return False
+            if sample.provenance.get("encoder") != own:
+                log.warning(f"{item.path}: its features are of another encoder than {self.config.base}; not used")
+                return False
+        return True
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if not self.config.train_encoder:
+            return [{"params": list(self.model.parameters()), "lr_scale": 1.0}]
+        scales = self.config.encoder_lr_scale, self.config.encoder_head_lr_scale
+        denoiser = {"params": list(self.model.denoiser.parameters()), "lr_scale": 1.0}
+        return [denoiser, *encoder_groups(self.model.encoder, *scales)]
+
     def prepare(self, device: torch.device) -> None:
-        self.encoder.to(device)
         self.reference.to(device)
 
+    def initial_average(self) -> dict[str, Tensor] | None:
+        if self.config.base_ema is None:
+            return None
+        average = load_model(self.config.base_ema, "base")
+        if average.config != self.base_config:
+            raise AdhmrError(
+                f"base_ema: {self.config.base_ema} is a model of another configuration than {self.config.base}"
+            )
+        return average.state_dict()
+
     def transform(self) -> PairTransform:
-        return PairTransform(self.base_config.crop_size, self.config.pairs_per_image)
+        return PairTransform(self.config, self.base_config.crop_size, self.stored_features)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            features = features_from_batch(batch) if "image" not in batch else self.encoder(batch["image"])
-        pairs = batch["winner"].shape[1]
-        # Winners and losers are hypotheses of one image: they share its features, its timestep and its noise.
-        x0 = torch.cat([batch["winner"], batch["loser"]], 1)  # (N, 2P, 133)
-        noise, t = batch["noise"].repeat(1, 2, 1), batch["t"].repeat(1, 2)
-        x_t = self.schedule.q_sample(x0, t, noise)
-        inputs = (x_t[..., :NUM_JOINT_VALUES], x_t[..., NUM_JOINT_VALUES:], t, features)
-        policy = torch.cat([part.float() for part in model(*inputs)], -1)  # (N, 2P, 133) predicted noise
-        with torch.no_grad():
-            reference = torch.cat([part.float() for part in self.reference(*inputs)], -1)
-        groups = {"joint": slice(0, NUM_JOINT_VALUES), "twist": slice(NUM_JOINT_VALUES, None)}
-        if self.config.norm == "single":
-            groups = {"pose": slice(None)}
-        loss, logs, whole = torch.zeros((), device=t.device), {}, torch.ones((), device=t.device)
-        for name, part in groups.items():
-            ours = denoising_error(policy[..., part], noise[..., part], whole)  # (N, 2P)
-            theirs = denoising_error(reference[..., part], noise[..., part], whole)
-            policy_errors = PairErrors(ours[:, :pairs], ours[:, pairs:])
-            reference_errors = PairErrors(theirs[:, :pairs], theirs[:, pairs:])
-            group_loss, group_logs = dpo_loss(policy_errors, reference_errors, self.config.beta)
-            loss = loss + group_loss + self.config.winner_weight * ours[:, :pairs].mean()
-            logs |= {f"{name}_{key}": value for key, value in group_logs.items()} | {f"{name}_loss": group_loss}
-        return loss, logs
+        x0, noise, t = self._shown(batch)
+        ours, theirs = self._predicted_noise(model, batch, self.schedule.q_sample(x0, t, noise), t)
+        weight = batch["weight"][:, None]  # (N, 1, 133)
+        total, logs = torch.zeros((), device=t.device), {}
+        for name, part in self.groups.items():
+            policy = denoising_error(ours[..., part], noise[..., part], weight[..., part])  # (N, M)
+            reference = denoising_error(theirs[..., part], noise[..., part], weight[..., part])
+            objective = self._kto if self.config.objective == "kto" else self._dpo
+            loss, winners, figures = objective(policy, reference, batch)
+            total = total + loss + self.config.winner_weight * winners
+            logs |= {f"{name}_{key}": value for key, value in figures.items()} | {f"{name}_loss": loss}
+        return total, logs
+
+    def _shown(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """x0 and noise (N, M, 133) and timesteps (N, M) of what the networks see: for DPO the P winners, then the P
+        losers, which share their timesteps; for KTO one of the two."""
+        if self.config.objective == "kto":
+            x0 = torch.where(batch["desirable"][..., None], batch["winner"], batch["loser"])
+            return x0, batch["noise"], batch["t"]
+        x0 = torch.cat([batch["winner"], batch["loser"]], 1)
+        noise = torch.cat([batch["noise"], batch.get("loser_noise", batch["noise"])], 1)
+        return x0, noise, batch["t"].repeat(1, 2)
+
+    def _predicted_noise(self, model: nn.Module, batch: Batch, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, M, 133) under the policy and under the reference. All hypotheses of an image share its features; the
+        policy's are its own encoder's when that trains, else the reference's."""
+        inputs = (x_t[..., :NUM_JOINT_VALUES], x_t[..., NUM_JOINT_VALUES:], t)
+        # Only the policy is wrapped for mixed precision. The reference must round as it does: what is compared is tiny.
+        precision = torch.autocast(t.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+        if self.config.train_encoder:
+            self.model.encoder.eval()  # its batch statistics stay as they were trained
+            _, *ours = model(batch["image"], *inputs)
+            with torch.no_grad(), precision:
+                _, *theirs = self.reference(batch["image"], *inputs)
+        else:
+            with torch.no_grad():
+                stored = "image" not in batch
+                features = features_from_batch(batch) if stored else self.reference.encoder(batch["image"])
+            ours = model(*inputs, features)
+            with torch.no_grad(), precision:
+                theirs = self.reference.denoiser(*inputs, features)
+        return torch.cat([part.float() for part in ours], -1), torch.cat([part.float() for part in theirs], -1)
+
+    def _dpo(self, policy: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """(loss, the winners' mean error, logs) of errors (N, 2P)."""
+        ours, theirs = PairErrors(*policy.chunk(2, 1)), PairErrors(*reference.chunk(2, 1))
+        loss, logs = dpo_loss(ours, theirs, self.config.beta)
+        return loss, ours.winner.mean(), logs
+
+    def _kto(self, policy: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The same of errors (N, P). The distance from the reference is taken over the micro-batches of all ranks."""
+        gain = kto_gain(policy, reference)
+        kl = mean_over_ranks(gain.detach().mean()).clamp(min=0)
+        weights = self.config.desirable_weight, self.config.undesirable_weight
+        loss, logs = kto_loss(gain, batch["desirable"], kl, self.config.beta, *weights)
+        return loss, masked_mean(policy, batch["desirable"]), logs
 
     def exported(self, module: nn.Module) -> nn.Module:
-        """The aligned denoiser with the base's encoder: a base model like any other."""
+        """A base model like any other: the aligned one, or the aligned denoiser with the base's encoder."""
+        if self.config.train_encoder:
+            return module
         whole = BaseModel(self.base_config)
-        whole.encoder, whole.denoiser = self.encoder, module
+        whole.encoder, whole.denoiser = self.reference.encoder, module
         return whole
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        if self.config.validation is None:
+        validation, limit = self.config.validation, self.config.validation_limit
+        if validation is None:
             return {}
-        crop = CropConfig(size=self.base_config.crop_size, padding=self.config.validation_padding)
-        whole = self.exported(model)
-        path, limit = self.config.validation.path, self.config.validation_limit
+        padding = self.config.validation_padding if validation.padding is None else validation.padding
+        crop = CropConfig(size=self.base_config.crop_size, padding=padding)
         body = BodyModel(self.config.body)
-        return quick_errors(whole, path, crop, limit, VALIDATION_SEED, body)
+        return quick_errors(self.exported(model), validation.path, crop, limit, VALIDATION_SEED, body)
 
     def model_config(self) -> dict[str, Any]:
         return self.base_config.model_dump(mode="json")
