@@ -13,6 +13,7 @@ import pytest
 from adhmr import cli
 from adhmr.body.body_model import open_body_path
 from adhmr.models.weights import load_model, load_weights
+from tests.body.made_files import made_smplx
 from tests.tiny import BASE, CROP, adhmr
 
 
@@ -159,6 +160,10 @@ def test_help_names_the_commands():
 def test_body_file_is_described_or_refused_in_one_line(here, tmp_path):
     good = here("body", open_body_path())
     assert good.returncode == 0 and "7000 vertices" in good.stdout
+    expressive = tmp_path / "SMPLX_NEUTRAL.npz"
+    np.savez(expressive, **made_smplx())
+    good = here("body", expressive)
+    assert good.returncode == 0 and "body 'small-x', 60 vertices, 80 faces" in good.stdout
     foreign = tmp_path / "foreign.npz"
     np.savez(foreign, vertices=np.zeros((10, 3)))
     for file in (tmp_path / "missing.pkl", foreign):
