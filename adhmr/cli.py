@@ -89,7 +89,7 @@ def body(body_file: Path) -> None:
 @click.option("--scorer", type=click.Path(path_type=Path), help="Weights of a scorer: the best-scored come first.")
 @click.option("--boxes", "boxes_file", type=click.Path(path_type=Path), help="Boxes of the people, .json or .csv.")
 @click.option("--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1", help="A person of the one image; repeatable.")
-@click.option("--padding", type=click.FloatRange(0.5, 4), help="Crop's side over the box's (1.25; 1 for whole images).")
+@click.option("--padding", default=1.25, show_default=True, type=click.FloatRange(1, 4), help="Of the training crops.")
 @click.option("--focal", type=click.FloatRange(1), help="Focal length in pixels (default: the image's diagonal).")
 @click.option("--hypotheses", default=10, show_default=True, type=click.IntRange(1), help="Hypotheses a person.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise, together with the image's name.")
@@ -104,7 +104,7 @@ def infer(
     images: tuple[Path, ...],
     boxes_file: Path | None,
     boxes: tuple[str, ...],
-    padding: float | None,
+    padding: float,
     focal: float | None,
     **settings: Any,
 ) -> None:
@@ -158,6 +158,26 @@ def inspect(folder: Path, count: int, sheet: Path | None) -> None:
     sheet = sheet or folder / "contact_sheet.jpg"
     contact_sheet(folder, count, sheet)
     click.echo(f"contact sheet: {sheet}")
+
+
+@cli.command("import-official")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--kind",
+    required=True,
+    help="models: hyponet, scorenet, hmr-scorer; initial values of an encoder: pose-hrnet, vitpose, smpler-x, timm",
+)
+@click.option("--weights", type=click.Choice(["raw", "ema"]), help="default: the average (ema) where the file has one")
+@click.option("--backbone", help="timm's name of the network in FILE; for --kind timm")
+@click.option("--output", type=click.Path(path_type=Path), help="default: beside FILE, ending in .safetensors")
+def import_official_command(
+    source: Path, kind: str, weights: str | None, backbone: str | None, output: Path | None
+) -> None:
+    """Read an official checkpoint into a weight file, and say what was taken, left out or missing."""
+    from adhmr.models.official import import_official
+
+    for line in import_official(source, kind, weights, output, backbone).lines():
+        click.echo(line)
 
 
 @cli.group()

@@ -24,7 +24,7 @@ from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult, error_table, ranking_table, scorer_table
 from adhmr.models.weights import load_model
-from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, pose_hypotheses, sample_hypotheses
+from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, place_bodies, pose_hypotheses, sample_hypotheses
 from adhmr.visualization.rasterizer import render_mesh, render_mesh_side
 
 matplotlib.use("Agg")
@@ -129,15 +129,10 @@ def _pictures(config: ReportStage) -> list[str]:
         features = model.encoder(batch["image"])
         noise, fresh = hypothesis_noise(config.seed, batch["key"], 1), fresh_noise(config.seed, batch["key"], 1)
         hypotheses = sample_hypotheses(model, features, noise, config.crop.size, "fp32", config.sampler, fresh)
-        rotations = pose_hypotheses(
-            body, hypotheses, features.betas, batch["intrinsics"], batch["root_depth"], config.ik
-        )[:, 0]
-        posed = body(rotations, features.betas)
-        # The pelvis is where the model puts it in the image, at the label's depth.
-        root = torch.cat([hypotheses.uvd[:, 0, 0, :2], torch.ones(len(rows), 1)], 1)  # (n, 3) homogeneous pixels
-        ray = torch.linalg.solve(batch["intrinsics"], root)
-        depth = batch["root_depth"] + hypotheses.uvd[:, 0, 0, 2]
-        vertices = posed.vertices - posed.joints29[:, :1] + (ray * depth[:, None])[:, None]
+        placing = features.betas, batch["intrinsics"], batch["root_depth"]
+        rotations = pose_hypotheses(body, hypotheses, *placing, config.ik)[:, 0]
+        transl = place_bodies(body, hypotheses, *placing)[:, 0]  # (n, 3) metres, at the label's depth
+        vertices = body(rotations, features.betas, transl).vertices
         meshes.append((compared.name, vertices.numpy(), MODEL_COLOURS[number % len(MODEL_COLOURS)]))
     sections = []
     for n, key in enumerate(batch["key"]):

@@ -1,0 +1,1 @@
+"""People in ordinary pictures: their boxes, a trained model's hypotheses of them, and the files made of these."""
