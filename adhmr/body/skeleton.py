@@ -1,4 +1,5 @@
-"""The 29-joint skeleton: SMPL's 24 joints and five leaf points that give the end bones a direction.
+"""The 29-joint skeleton: SMPL's 24 joints and five leaf points that give the end bones a direction. Beside it, the 17
+joints of Human3.6M that published errors are counted on.
 
 Names, tree, mirror pairs and the order in which the tree is walked live here; no geometry and no torch do.
 """
@@ -73,3 +74,12 @@ def _levels() -> tuple[tuple[int, ...], ...]:
 
 LEVELS: tuple[tuple[int, ...], ...] = _levels()
 """The 24 rotating joints by their depth in the tree, the root first. Read in order they are 0, 1, ... 23."""
+
+H36M_NAMES: tuple[str, ...] = (
+    "pelvis", "left_hip", "left_knee", "left_ankle", "right_hip", "right_knee", "right_ankle", "torso", "neck", "nose",
+    "head", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow", "right_wrist",
+)  # fmt: skip
+"""The joints of Human3.6M, in the order of J_regressor_h36m and of the label `joints17`."""
+FLIP_H36M: tuple[int, ...] = tuple(H36M_NAMES.index(_mirrored(name)) for name in H36M_NAMES)
+H36M_14: tuple[int, ...] = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10)
+"""Those of them that MPJPE is counted on: limbs, neck and head."""

@@ -175,11 +175,12 @@ class DataSetIndex:
             versions = (document["index_version"], document["schema_version"])
         except (ValueError, KeyError, TypeError) as error:
             raise AdhmrError(f"{path} is not an ADHMR index ({error!r}); rebuild it with `adhmr data index`") from error
-        if versions != (INDEX_VERSION, SCHEMA_VERSION):
-            raise AdhmrError(
-                f"{path} has index and schema versions {versions}, expected {(INDEX_VERSION, SCHEMA_VERSION)}; "
-                "write the shards again with this version of adhmr"
-            )
+        for kind, found, known in zip(("index", "schema"), versions, (INDEX_VERSION, SCHEMA_VERSION), strict=True):
+            if found != known:
+                raise AdhmrError(
+                    f"{path} is of {kind} version {found}, this adhmr reads {known}: its shards must be made again; "
+                    "delete the folder and rerun the command that wrote it"
+                )
         try:
             index = cls(folder, document, name)
         except (KeyError, TypeError, ValueError) as error:

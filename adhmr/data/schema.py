@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from adhmr.body.skeleton import FLIP_JOINTS, FLIP_TWISTS
+from adhmr.body.skeleton import FLIP_H36M, FLIP_JOINTS, FLIP_TWISTS
 from adhmr.errors import AdhmrError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: joints17
 
 SAMPLE_DTYPE = np.dtype(
     [
@@ -25,16 +25,20 @@ SAMPLE_DTYPE = np.dtype(
         ("intrinsics", "<f4", (3, 3)),  # of the stored crop: pixel ~ K X
         ("joints_conf", "<f4", (29,)),
         ("twists_conf", "<f4", (23,)),
+        ("joints17", "<f4", (17, 3)),  # Human3.6M's joints as annotated, camera-frame metres; the truth of MPJPE
         ("image_size", "<u2", (2,)),  # height, width
         ("has_pose", "u1"),
         ("has_depth", "u1"),
         ("has_betas", "u1"),
         ("has_twists", "u1"),
+        ("has_joints17", "u1"),
+        ("reserved", "u1", (3,)),  # zeros: the floats of each record in an array of records are aligned
     ]
 )
 
 _FLIP_JOINTS = np.asarray(FLIP_JOINTS)  # (29,)
 _FLIP_TWISTS = np.asarray(FLIP_TWISTS)  # (23,)
+_FLIP_H36M = np.asarray(FLIP_H36M)  # (17,)
 
 
 def new_record() -> np.void:
@@ -61,6 +65,8 @@ def decode_record(data: bytes) -> np.void:
     if data[: len(_HEADER)] == _HEADER and len(data) == len(_HEADER) + SAMPLE_DTYPE.itemsize:
         return np.frombuffer(bytearray(data[len(_HEADER) :]), SAMPLE_DTYPE)[0]
     array = np.load(io.BytesIO(data), allow_pickle=False)
+    if array.dtype.names and "joints17" not in array.dtype.names:
+        raise ValueError(f"its record is of schema 1, this adhmr reads {SCHEMA_VERSION}: the shards must be made again")
     if array.dtype != SAMPLE_DTYPE or array.size != 1:
         raise ValueError(f"record of dtype {array.dtype} and shape {array.shape} is not of schema {SCHEMA_VERSION}")
     return array.reshape(1)[0]
@@ -83,6 +89,7 @@ def mirror(record: np.void) -> np.void:
     mirrored["twists"] = record["twists"][_FLIP_TWISTS] * np.float32([1, -1])
     mirrored["joints_conf"] = record["joints_conf"][_FLIP_JOINTS]
     mirrored["twists_conf"] = record["twists_conf"][_FLIP_TWISTS]
+    mirrored["joints17"] = record["joints17"][_FLIP_H36M] * np.float32([-1, 1, 1])
     mirrored["intrinsics"][0, 1] = -record["intrinsics"][0, 1]
     mirrored["intrinsics"][0, 2] = width - record["intrinsics"][0, 2]
     return mirrored

@@ -33,11 +33,11 @@ class PersonCrop:
         twists (23, 2) cosine and sine; twist_weight (23, 2); betas (10,); betas_weight;
         intrinsics (3, 3) of the crop, in-plane rotation included; root_depth in metres;
         affine (2, 3) from pixels of the stored image to those of the crop, the flip included;
-        pose (24, 3) axis-angle; transl (3,) metres; has_pose; dataset, key.
+        pose (24, 3) axis-angle; transl (3,) metres; has_pose; joints17 (17, 3) metres; has_joints17; dataset, key.
     Labels that a record lacks are zero, and so is their weight. Labels that the sample's set does not supervise keep
-    their value: they have no weight in a loss, but the noisy pose that a denoiser sees is whole. pose, transl and the
-    joints that uvd stands for are in the camera's frame, which an in-plane rotation of the crop does not turn (the
-    intrinsics carry it) and a flip mirrors.
+    their value: they have no weight in a loss, but the noisy pose that a denoiser sees is whole. pose, transl, joints17
+    and the joints that uvd stands for are in the camera's frame, which an in-plane rotation of the crop does not turn
+    (the intrinsics carry it) and a flip mirrors.
 
     Raises CorruptSampleError when no body joint is known or a label that counts is not finite.
     """
@@ -122,6 +122,8 @@ class PersonCrop:
             "pose": record["pose"] if record["has_pose"] else np.zeros((24, 3), np.float32),
             "transl": record["transl"] if record["has_pose"] else np.zeros(3, np.float32),
             "has_pose": int(record["has_pose"]),
+            "joints17": record["joints17"] if record["has_joints17"] else np.zeros((17, 3), np.float32),
+            "has_joints17": int(record["has_joints17"]),
         }
 
     @staticmethod

@@ -26,8 +26,9 @@ def person_record(rng: np.random.Generator) -> np.void:
     angles = rng.uniform(-3, 3, 23)
     record["twists"] = np.stack([np.cos(angles), np.sin(angles)], -1)
     record["joints_conf"], record["twists_conf"] = rng.uniform(0.5, 1, 29), rng.uniform(0.5, 1, 23)
+    record["joints17"] = rng.normal([0.1, -0.1, 4.0], 0.4, (17, 3))
     record["image_size"] = (HEIGHT, WIDTH)
-    for flag in ("has_pose", "has_depth", "has_betas", "has_twists"):
+    for flag in ("has_pose", "has_depth", "has_betas", "has_twists", "has_joints17"):
         record[flag] = 1
     return record
 

@@ -30,6 +30,30 @@ def test_other_arrays_are_no_records():
         decode_record(encode_record(new_record())[:-4])
 
 
+def test_a_record_of_schema_1_says_so():
+    names = [name for name in SAMPLE_DTYPE.names if "joints17" not in name and name != "reserved"]
+    old = np.zeros((), [(name, SAMPLE_DTYPE[name].base, SAMPLE_DTYPE[name].shape) for name in names])
+    assert old.dtype.itemsize == 1356
+    buffer = io.BytesIO()
+    np.save(buffer, old)
+    with pytest.raises(ValueError, match="of schema 1, this adhmr reads 2: the shards must be made again"):
+        decode_record(buffer.getvalue())
+
+
+def test_arrays_of_records_have_aligned_floats():
+    floats = [name for name in SAMPLE_DTYPE.names if SAMPLE_DTYPE[name].base == np.float32]
+    assert SAMPLE_DTYPE.itemsize % 4 == 0 and all(SAMPLE_DTYPE.fields[name][1] % 4 == 0 for name in floats)
+
+
+def test_the_joints_of_human36m_are_mirrored_by_their_published_pairs(make_record):
+    record = make_record(np.random.default_rng(5))
+    mirrored = mirror(record)["joints17"] * [-1, 1, 1]
+    order = list(range(17))
+    for left, right in ((1, 4), (2, 5), (3, 6), (11, 14), (12, 15), (13, 16)):
+        order[left], order[right] = right, left
+    np.testing.assert_allclose(mirrored, record["joints17"][order])
+
+
 def test_mirror_is_its_own_inverse_and_agrees_with_projection(make_record):
     record = make_record(np.random.default_rng(1))
     record["intrinsics"][0, 1] = 3.0  # skew, as an in-plane rotation leaves it

@@ -130,9 +130,13 @@ def test_damage_is_named(make_set, tmp_path):
         DataSetIndex.load(folder)
     shard.write_bytes(data)
     DataSetIndex.load(folder)
-    (folder / "index.json").write_text('{"index_version": 99, "schema_version": 1}')
-    with pytest.raises(AdhmrError, match="write the shards again"):
-        DataSetIndex.load(folder)
+    for versions, words in (
+        ((99, 2), "index version 99, this adhmr reads 1"),
+        ((1, 1), "schema version 1, .* reads 2"),
+    ):
+        (folder / "index.json").write_text(json.dumps(dict(zip(("index_version", "schema_version"), versions))))
+        with pytest.raises(AdhmrError, match=f"{words}: its shards must be made again"):
+            DataSetIndex.load(folder)
     (folder / "index.json").write_text("not json")
     with pytest.raises(AdhmrError, match="not an ADHMR index"):
         DataSetIndex.load(folder)

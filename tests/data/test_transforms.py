@@ -108,14 +108,14 @@ def test_without_augmentation_the_box_is_the_padded_square_of_the_joints(make_re
 
 def test_unknown_labels_have_no_weight_and_no_value(make_record):
     record = make_record(np.random.default_rng(0))
-    record["has_depth"] = record["has_pose"] = record["has_twists"] = record["has_betas"] = 0
-    record["joints29"] = record["pose"] = record["twists"] = record["betas"] = np.nan
+    record["has_depth"] = record["has_pose"] = record["has_twists"] = record["has_betas"] = record["has_joints17"] = 0
+    record["joints29"] = record["pose"] = record["twists"] = record["betas"] = record["joints17"] = np.nan
     record["joints_conf"][24:], record["joints29_px"][24:] = 0, np.nan
     item = PersonCrop(CropConfig())(raw_sample(record), RandomKey(0, 0))
     assert all(np.isfinite(item[name]).all() for name in item if name not in ("dataset", "key"))
     assert item["uvd_weight"][:24, :2].min() > 0 and item["uvd_weight"][24:].max() == 0
     assert item["uvd_weight"][:, 2].max() == 0 and item["twist_weight"].max() == 0
-    assert item["betas_weight"] == item["has_pose"] == item["root_depth"] == 0
+    assert item["betas_weight"] == item["has_pose"] == item["root_depth"] == item["has_joints17"] == 0
 
 
 def of_set(**settings):

@@ -5,7 +5,6 @@ A shard is the unit of work; a rerun goes on after the shards that are there. Wh
 
 import hashlib
 import io
-import json
 import multiprocessing
 import shutil
 import time
@@ -23,9 +22,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import open_body_path
+from adhmr.data.claim import claim_folder
 from adhmr.data.index import INDEX_NAME, ShardEntry
 from adhmr.data.loader_process import end_with_the_parent
-from adhmr.data.schema import SAMPLE_DTYPE
+from adhmr.data.schema import SAMPLE_DTYPE, SCHEMA_VERSION
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
 from adhmr.data.synthetic.poses import BANK_PATH
 from adhmr.data.synthetic.sets import domain
@@ -50,6 +50,7 @@ class Request:
     image_size: int
     samples_per_shard: int
     assets: str  # digest of the body and the pose bank
+    schema: int  # version of the label record
 
 
 _studio = cache(Studio)
@@ -132,13 +133,13 @@ def synthesise(
         AdhmrError: unknown set or split, numbers out of range, or a folder that holds another data set.
     """
     spec = domain(name, split)
-    request = Request(name, split, seed, count, image_size, samples_per_shard, _assets_digest())
+    request = Request(name, split, seed, count, image_size, samples_per_shard, _assets_digest(), SCHEMA_VERSION)
     if count < 1 or samples_per_shard < 1 or processes < 1:
         raise AdhmrError(f"{name}: count, samples_per_shard and processes must be at least 1")
     if not 32 <= image_size <= 384:
         raise AdhmrError(f"{name}: image_size is {image_size}, expected 32 to 384 pixels")
     folder = Path(folder)
-    _claim(folder, request)
+    claim_folder(folder, REQUEST_NAME, asdict(request))
     if (folder / INDEX_NAME).exists():
         return
     numbers = range(-(-count // samples_per_shard))
@@ -157,23 +158,6 @@ def _assets_digest() -> str:
     for path in (open_body_path(), BANK_PATH):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _claim(folder: Path, request: Request) -> None:
-    """Marks the folder as this request's, or checks that it is: shards of two requests must never mix."""
-    path, wanted = folder / REQUEST_NAME, asdict(request)
-    if not path.exists():
-        if folder.exists() and any(folder.glob("*.tar")):
-            raise AdhmrError(f"{folder}: holds shards of another data set; choose another folder")
-        write_atomically(path, json.dumps(wanted, indent=1) + "\n")
-        return
-    found = json.loads(path.read_text())
-    differing = [key for key in wanted if found.get(key) != wanted[key]]
-    if differing:
-        key = differing[0]
-        raise AdhmrError(
-            f"{path}: {key} is {found.get(key)!r}, asked for {wanted[key]!r}; choose another folder or delete this one"
-        )
 
 
 def _draw_shards(folder: Path, request: Request, numbers: list[int], processes: int) -> list[ShardEntry]:

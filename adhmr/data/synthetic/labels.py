@@ -36,7 +36,8 @@ DEPTH_NOISE, PIXEL_NOISE, BETAS_NOISE = 0.04, 0.006, 0.35  # of the distance, of
 def exact_records(
     body: BodyModel, pose: np.ndarray, betas: np.ndarray, transl: np.ndarray, intrinsics: np.ndarray, image_size: int
 ) -> np.ndarray:
-    """Records (N,) SAMPLE_DTYPE of pose (N, 24, 3), betas (N, 10), transl (N, 3), intrinsics (N, 3, 3)."""
+    """Records (N,) SAMPLE_DTYPE of pose (N, 24, 3), betas (N, 10), transl (N, 3), intrinsics (N, 3, 3). They have no
+    joints17: no data set annotated them."""
     pose, betas, transl = (torch.from_numpy(np.asarray(array, np.float32)) for array in (pose, betas, transl))
     rotations = roma.rotvec_to_rotmat(pose)  # (N, 24, 3, 3)
     joints29 = body.joints29(rotations, betas, transl)  # (N, 29, 3)
