@@ -7,6 +7,7 @@ import torch
 from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import collate
+from adhmr.training.task import Task
 
 
 def batch_of(task, folder: Path, count: int = 4, seed: int = 0) -> dict:
@@ -36,3 +37,11 @@ def snapshot(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def changed(module: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def perturbed(task: Task) -> Task:
+    """The task with its trained weights changed a little."""
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return task
