@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.config.stages import GenerateSet, GenerateStage
+from adhmr.data.claim import claim_folder
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
@@ -155,21 +155,6 @@ def pair_statistics(folder: Path) -> dict[str, float]:
     return figures
 
 
-def _claim(folder: Path, request: dict[str, Any]) -> None:
-    """Marks the folder as this request's, or checks that it is: shards of two requests must never mix."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / REQUEST_NAME
-    if not path.exists():
-        write_atomically(path, json.dumps(request, indent=1) + "\n")
-        return
-    found = json.loads(path.read_text())
-    differing = [name for name in request if found.get(name) != request[name]]
-    if differing:
-        name = differing[0]
-        difference = f"{name} is {found.get(name)!r}, asked for {request[name]!r}"
-        raise AdhmrError(f"{path}: {difference}; choose another output or delete this folder")
-
-
 def generate_set(generator: Generator, chosen: GenerateSet, output: Path) -> None:
     """Preference folders of one data set, one a ranking: output/<set>-<ranking>/.
 
@@ -182,7 +167,7 @@ def generate_set(generator: Generator, chosen: GenerateSet, output: Path) -> Non
     settings = generator.config.model_dump(mode="json", include={"crop", "features", "unit", "precision"})
     for folder in folders:
         which = {"data": reader.index.fingerprint, "images": len(rows), "stride": chosen.stride}
-        _claim(folder, {**generator.provenance, **settings, **which})
+        claim_folder(folder, REQUEST_NAME, {**generator.provenance, **settings, **which})
     units = list(pending_units(folders, rows, generator.config.unit))
     for number, part in track(units, f"preferences {reader.name}", "units"):
         samples = generator.unit(reader, part, chosen.rankings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ from torch import Tensor, nn
 
 from adhmr.body.body_model import BodyModel
 from adhmr.body.codec import PoseCodec
-from adhmr.config.stages import BaseStage
+from adhmr.config.stages import BaseStage, check_crop
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import PersonCrop
 from adhmr.diffusion.schedule import NUM_TIMESTEPS, LinearSchedule
+from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
-from adhmr.models.weights import load_encoder_weights
+from adhmr.models.encoder import ImageEncoder
+from adhmr.models.weights import load_encoder_weights, load_model
 from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss, joints2d_loss, noise_loss
+from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
 
 
@@ -45,27 +49,54 @@ class BaseTransform:
         return item
 
 
+def load_mean_betas(encoder: ImageEncoder, path: Path) -> None:
+    """Fills in what an encoder's betas are counted from, of the official h36m_mean_beta.npy or a file like it."""
+    own = getattr(encoder.neck, "mean_betas", None)
+    if own is None:
+        raise AdhmrError("mean_betas is for encoders with neck hrnet and a betas head; this is another: set it to null")
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise AdhmrError(f"mean_betas: {path} cannot be read as a .npy file of numbers ({error})") from None
+    shape = getattr(values, "shape", None)  # an .npz is no array
+    if shape != own.shape or values.dtype.kind != "f" or not np.isfinite(values).all():
+        found = "several arrays" if shape is None else f"{values.dtype} of shape {shape}"
+        raise AdhmrError(f"mean_betas: {path} holds {found}; expected 10 finite floating-point numbers, shape (10,)")
+    own.copy_(torch.from_numpy(values))
+
+
 class BaseTask(Task):
     kind = "base"
 
     def __init__(self, config: BaseStage):
         self.config = config
         torch.manual_seed(config.seed)
-        self.model = BaseModel(config.model)
+        self.model = BaseModel(config.model) if config.base is None else load_model(config.base, "base")
+        try:
+            check_crop(config.data.crop, self.model.config.crop_size)
+        except ValueError as error:  # only now is it known what `base` is made for
+            raise AdhmrError(f"{config.base}: {error}") from None
         if config.encoder_weights is not None:
             load_encoder_weights(self.model.encoder, config.encoder_weights)
+        if config.mean_betas is not None:
+            load_mean_betas(self.model.encoder, config.mean_betas)
         if config.freeze_encoder:
             self.model.encoder.requires_grad_(False)
         self.schedule = LinearSchedule()
 
+    def prepare(self, device: torch.device) -> None:
+        self.schedule.to(device)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = [{"params": list(self.model.denoiser.parameters()), "lr_scale": 1.0}]
         if not self.config.freeze_encoder:
-            groups.append({"params": list(self.model.encoder.parameters()), "lr_scale": self.config.encoder_lr_scale})
+            scales = self.config.encoder_lr_scale, self.config.encoder_head_lr_scale
+            groups += encoder_groups(self.model.encoder, *scales)
         return groups
 
     def transform(self) -> BaseTransform:
-        return BaseTransform(PersonCrop(self.config.data.crop, self.config.data.augment), self.config.noise_draws)
+        data = self.config.data
+        return BaseTransform(PersonCrop(data.crop, data.augment, data.sets), self.config.noise_draws)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.config.freeze_encoder:
@@ -75,7 +106,7 @@ class BaseTask(Task):
         x_t = self.schedule.q_sample(batch["x0"][:, None].expand_as(noise), t, noise)  # (N, K, 133)
         split = batch["uvd"][0].numel()  # 87 numbers of joints, then the twists
         features, eps_joint, eps_twist = model(batch["image"], x_t[..., :split], x_t[..., split:], t)
-        scaled = self.config.model.denoiser.preconditioning == "edm"
+        scaled = self.model.config.denoiser.preconditioning == "edm"
         level_joint, level_twist = self.model.denoiser.loss_weights(t) if scaled else (None, None)
         target2d = 2.0 * batch["uvd"][..., :2] / crop_size - 1.0  # (N, 29, 2) in [-1, 1]
         seen = batch["uvd_weight"]
@@ -92,11 +123,13 @@ class BaseTask(Task):
         return sum(getattr(weights, name) * part for name, part in parts.items()), parts
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        if self.config.validation is None:
+        validation, crop = self.config.validation, self.config.data.crop
+        if validation is None:
             return {}
-        path, limit = self.config.validation.path, self.config.validation_limit
+        if validation.padding is not None:
+            crop = crop.model_copy(update={"padding": validation.padding})
         body = BodyModel(self.config.body)
-        return quick_errors(model, path, self.config.data.crop, limit, VALIDATION_SEED, body)
+        return quick_errors(model, validation.path, crop, self.config.validation_limit, VALIDATION_SEED, body)
 
     def model_config(self) -> dict[str, Any]:
-        return self.config.model.model_dump(mode="json")
+        return self.model.config.model_dump(mode="json")
