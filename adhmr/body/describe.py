@@ -54,4 +54,4 @@ def _describe_smplx(path: str | Path) -> str:
 def _point(body: SmplxBody, point: str) -> str:
     if point in SMPLX_JOINT_NAMES[:NUM_ROTATIONS]:
         return point
-    return f"{point} (vertex {body.point_vertices.get(point, 'not named in this file')})"
+    return f"vertex {body.point_vertices[point]}" if point in body.point_vertices else f"{point} (not in this file)"

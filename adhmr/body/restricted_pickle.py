@@ -14,6 +14,10 @@ import scipy.sparse
 from adhmr.errors import AdhmrError
 
 
+class _Refused(Exception):
+    """A name or codec that is not on the list."""
+
+
 class _ChumpyNode:
     """Stands in for every chumpy class: keeps the pickled fields and can say what array they mean."""
 
@@ -64,7 +68,7 @@ class _RowMatrix(_SparseMatrix):
 def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     """What Python 2 byte strings call when they are written by Python 3; no other codec is needed."""
     if encoding.lower().replace("-", "").replace("_", "") not in ("latin1", "iso88591"):
-        raise pickle.UnpicklingError(f"codec {encoding}")
+        raise _Refused(f"codec {encoding}")
     return text.encode("latin1")
 
 
@@ -100,7 +104,7 @@ class _BodyUnpickler(pickle.Unpickler):
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         if name in _OTHER_NAMES.get(module, ()):
             return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        raise _Refused(f"{module}.{name}")
 
 
 def _plain(value: Any) -> Any:
@@ -116,7 +120,7 @@ def read_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _BodyUnpickler(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
+    except _Refused as error:
         raise AdhmrError(
             f"{path}: refused to load '{error}' from this pickle: a body file holds numpy, scipy.sparse and chumpy "
             "objects only; get the file from its official site again"

@@ -167,6 +167,18 @@ def test_missing_keys_are_listed(tmp_path: Path) -> None:
         load_body_file(tmp_path / "part.npz")
 
 
+@pytest.mark.parametrize("name", ["cut.npz", "cut.pkl"])
+def test_a_file_that_was_not_copied_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "cut.npz":
+        np.savez(path, **made_smpl())
+    else:
+        path.write_bytes(pickle.dumps(made_smpl()))
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(AdhmrError, match=rf"{name}: not a readable .*get the file again"):
+        load_body_file(path)
+
+
 @pytest.mark.parametrize("name", ["junk.npz", "junk.pkl"])
 def test_junk_bytes(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x04this is no body")
