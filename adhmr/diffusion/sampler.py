@@ -1,5 +1,6 @@
 """DDIM sampling (Song et al. 2021) of M hypotheses an image. Decoding x0 into poses is in adhmr.body.codec."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,17 +53,17 @@ def ddim_sample(
         t = torch.full(x.shape[:2], now, dtype=torch.int64, device=x.device)  # (N, M)
         predicted = denoiser(x[..., :JOINT_DIM], x[..., JOINT_DIM:], t, features)
         eps = torch.cat([part.float() for part in predicted], -1)  # (N, M, 133)
-        signal, spread = schedule.coefficients(t)
+        signal, spread = schedule.coefficients_at(now)
         x = (x - spread * eps) / signal  # x0 as predicted
         if step + 1 < len(timesteps):
             signal_now, spread_now = signal, spread
-            signal, spread = schedule.coefficients(torch.full_like(t, timesteps[step + 1]))
+            signal, spread = schedule.coefficients_at(timesteps[step + 1])
             if eta:
-                sigma = eta * spread / spread_now * (1 - (signal_now / signal).square()).sqrt()  # (N, M, 1)
+                sigma = eta * spread / spread_now * math.sqrt(1 - (signal_now / signal) ** 2)
                 fresh = fresh_noise(step).to(x)
                 if zero_first:
                     fresh = torch.cat([torch.zeros_like(fresh[:, :1]), fresh[:, 1:]], 1)
-                x = signal * x + (spread.square() - sigma.square()).sqrt() * eps + sigma * fresh
+                x = signal * x + math.sqrt(spread**2 - sigma**2) * eps + sigma * fresh
             else:
                 x = signal * x + spread * eps
     return x[..., :JOINT_DIM], x[..., JOINT_DIM:]

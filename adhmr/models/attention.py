@@ -72,11 +72,10 @@ class DecoderBlock(nn.Module):
         placed = normed + token_position
         x = x + self.dropout(self.self_attention(placed, placed, normed, allowed))
         # The queries of all hypotheses of an image form one sequence: its memory is projected once, never repeated.
-        queries = self.norm2(x).view(images, hypotheses * count, dim)
-        queries = queries + token_position.repeat(hypotheses, 1)
+        queries = (self.norm2(x) + token_position).view(images, hypotheses * count, dim)
         gathered = self.cross_attention(queries, memory + memory_position, memory)
         x = x + self.dropout(gathered).view_as(x)
-        x = x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x))))))
+        x = x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(self.norm3(x)), inplace=True))))
         return x.view(images, hypotheses, count, dim)
 
 

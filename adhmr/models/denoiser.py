@@ -9,7 +9,7 @@ from torch import nn
 
 from adhmr.body.skeleton import NUM_JOINTS, NUM_TWISTS
 from adhmr.config.model import DenoiserConfig, TransformerConfig
-from adhmr.diffusion.schedule import LinearSchedule
+from adhmr.diffusion.schedule import NUM_TIMESTEPS, LinearSchedule
 from adhmr.models.attention import DecoderBlock, initialise
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.graph import NUM_TOKENS, token_adjacency, within_hops
@@ -63,6 +63,7 @@ class Denoiser(nn.Module):
         self.register_buffer("allowed", allowed, persistent=False)  # (blocks, 52, 52)
         self.register_buffer("token_position", sinusoid(torch.arange(NUM_TOKENS), config.dim), persistent=False)
         self.register_buffer("memory_position", image_sinusoid(*memory_grid, config.dim), persistent=False)
+        self.register_buffer("time_position", sinusoid(torch.arange(NUM_TIMESTEPS), TIME_DIM), persistent=False)
         if config.preconditioning == "edm":
             self.output_norm = nn.LayerNorm(config.dim)
             for output in (self.joint_output, self.twist_output):
@@ -133,7 +134,7 @@ class Denoiser(nn.Module):
         pose = torch.cat([self.joint_input(joint.flatten(0, 1)), self.twist_input(twist.flatten(0, 1))], 1)
         local = features.local[:, None].expand(-1, hypotheses, -1, -1)
         tokens = torch.cat([pose.unflatten(0, (images, hypotheses)), local.to(pose.dtype)], -1)  # (N, M, 52, dim)
-        time = sinusoid(t, TIME_DIM)
+        time = self.time_position[t]  # (N, M, TIME_DIM)
         for layer in self.time:
             time = F.silu(layer(time))
         tokens = tokens.float() + time[:, :, None]

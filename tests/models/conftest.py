@@ -10,6 +10,7 @@ import torch
 
 from adhmr.config.model import BaseModelConfig, ScorerConfig
 from adhmr.models.base_model import BaseModel
+from adhmr.models.encoder import ImageFeatures
 
 TRANSFORMER = {
     "dim": 64,
@@ -70,6 +71,20 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference, relative to the largest absolute value of the expected array."""
     assert found.shape == expected.shape
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def small_features(depth: bool = True) -> ImageFeatures:
+    generator = torch.Generator().manual_seed(1)
+    joints2d = torch.rand(2, 29, 2, generator=generator) - 0.5
+    return ImageFeatures(
+        memory=torch.randn(2, 16, 64, generator=generator),
+        local_map=None,
+        local=torch.randn(2, 52, 32, generator=generator),
+        joints2d=joints2d,
+        depth=joints2d[..., 0] * 0.5 if depth else None,
+        heatmap_logits=None,
+        betas=torch.zeros(2, 10),
+    )
 
 
 @pytest.fixture

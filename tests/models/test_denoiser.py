@@ -10,7 +10,7 @@ from adhmr.models.denoiser import Denoiser
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.official_names import denoiser_state
 
-from .conftest import TRANSFORMER, reference_arrays, reference_state, relative_error
+from .conftest import TRANSFORMER, reference_arrays, reference_state, relative_error, small_features
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +44,6 @@ def test_sampler_equals_the_official_one(official, steps):
     joint, twist = ddim_sample(denoiser, features, 3, noise, steps, zero_first=False)
     assert relative_error(joint.reshape(6, 87), arrays[f"ddim{steps}_joint"]) < 1e-4
     assert relative_error(twist.reshape(6, 46), arrays[f"ddim{steps}_twist"]) < 1e-4
-
-
-def small_features(depth: bool = True) -> ImageFeatures:
-    generator = torch.Generator().manual_seed(1)
-    joints2d = torch.rand(2, 29, 2, generator=generator) - 0.5
-    return ImageFeatures(
-        memory=torch.randn(2, 16, 64, generator=generator),
-        local_map=None,
-        local=torch.randn(2, 52, 32, generator=generator),
-        joints2d=joints2d,
-        depth=joints2d[..., 0] * 0.5 if depth else None,
-        heatmap_logits=None,
-        betas=torch.zeros(2, 10),
-    )
 
 
 def perturbed(config: DenoiserConfig) -> Denoiser:

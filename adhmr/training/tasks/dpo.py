@@ -73,6 +73,7 @@ class DpoTask(Task):
 
     def prepare(self, device: torch.device) -> None:
         self.reference.to(device)
+        self.schedule.to(device)
 
     def initial_average(self) -> dict[str, Tensor] | None:
         if self.config.base_ema is None:
