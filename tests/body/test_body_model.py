@@ -1,5 +1,6 @@
 """The body model: equality with the reference numbers, the cheap joints, the open body and joint regressors."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -134,10 +135,13 @@ def test_regressor_of_the_right_body_loads(open_body: BodyModel, tmp_path: Path)
     torch.testing.assert_close(joints, open_body.v_template[[3, 5]])
 
 
-@pytest.mark.parametrize("name", ["nowhere.npy", "junk.npz", "line.npy"])
+@pytest.mark.parametrize("name", ["nowhere.npy", "junk.npz", "line.npy", "junk.pkl", "hostile.pkl", "text.pkl"])
 def test_unreadable_regressors(open_body: BodyModel, tmp_path: Path, name: str) -> None:
     (tmp_path / "junk.npz").write_bytes(b"PK no")
     np.save(tmp_path / "line.npy", np.ones(3))
+    (tmp_path / "junk.pkl").write_bytes(b"no pickle")
+    (tmp_path / "hostile.pkl").write_bytes(b"cbuiltins\neval\n(S'1/0'\ntR.")
+    (tmp_path / "text.pkl").write_bytes(pickle.dumps("a text"))
     with pytest.raises(AdhmrError, match=name):
         JointRegressor.load(tmp_path / name, open_body)
 
