@@ -73,7 +73,9 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray], body_format: BodyFo
     tree = arrays["kintree_table"]
     family = _FAMILIES.get(tree.shape[-1])
     if tree.shape == (2, tree.shape[-1]) and family and family != name:
-        raise AdhmrError(f"{path}: an {family} file ({tree.shape[1]} joints) where an {name} file is expected")
+        raise AdhmrError(
+            f"{path}: an {family} file ({tree.shape[1]} joints) where an {name} file is expected; give one"
+        )
     expected = {
         "v_template": (num_vertices, 3),
         "posedirs": (num_vertices, 3, 9 * (num_joints - 1)),
