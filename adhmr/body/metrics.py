@@ -3,13 +3,16 @@
 Aggregation over hypotheses and data sets is the business of the evaluation package.
 """
 
+from collections.abc import Sequence
+
 import roma
 import torch
 from torch import Tensor
 
 
-def _mean_distance(predicted: Tensor, target: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(predicted - target, dim=-1).mean(-1)
+def _mean_distance(predicted: Tensor, target: Tensor, counted: Sequence[int] | None = None) -> Tensor:
+    distance = torch.linalg.vector_norm(predicted - target, dim=-1)
+    return (distance if counted is None else distance[..., list(counted)]).mean(-1)
 
 
 def vertex_error(
@@ -32,13 +35,16 @@ def vertex_error(
     return _mean_distance(predicted, target)
 
 
-def joint_error(predicted: Tensor, target: Tensor, root: int | None = 0) -> Tensor:
+def joint_error(
+    predicted: Tensor, target: Tensor, root: int | None = 0, counted: Sequence[int] | None = None
+) -> Tensor:
     """Mean per-joint position error (MPJPE) after the root joints are put on each other.
 
     Args:
         predicted: (..., J, 3) metres.
         target: (..., J, 3) metres.
         root: the joint to align; None compares positions where they are.
+        counted: the joints that are averaged; None for all.
 
     Returns:
         (...,) metres.
@@ -46,7 +52,7 @@ def joint_error(predicted: Tensor, target: Tensor, root: int | None = 0) -> Tens
     if root is not None:
         predicted = predicted - predicted[..., root : root + 1, :]
         target = target - target[..., root : root + 1, :]
-    return _mean_distance(predicted, target)
+    return _mean_distance(predicted, target, counted)
 
 
 def procrustes_align(predicted: Tensor, target: Tensor) -> Tensor:
@@ -68,6 +74,9 @@ def procrustes_align(predicted: Tensor, target: Tensor) -> Tensor:
     return centred @ (scale[..., None, None] * rotation).transpose(-1, -2) + target_mean
 
 
-def pa_error(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean distance after Procrustes alignment (PA-MPJPE for joints, PA-PVE for vertices): (...,), metres."""
-    return _mean_distance(procrustes_align(predicted, target), target)
+def pa_error(predicted: Tensor, target: Tensor, counted: Sequence[int] | None = None) -> Tensor:
+    """Mean distance after Procrustes alignment (PA-MPJPE for joints, PA-PVE for vertices): (...,), metres.
+
+    All points are aligned; only `counted` ones are averaged, all when None.
+    """
+    return _mean_distance(procrustes_align(predicted, target), target, counted)

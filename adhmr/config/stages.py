@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
-from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig
+from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig, Fraction
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
+from adhmr.config.protocol import ProtocolConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
 
 
@@ -214,6 +215,7 @@ class GenerateStage(HypothesesStage):
 class PreferenceSet(StrictModel):
     path: Path
     weight: float = Field(1.0, gt=0)
+    occlusion_probability: Fraction | None = None  # in place of augment.occlusion_probability
 
 
 class DpoStage(TrainingStage):
@@ -242,6 +244,14 @@ class DpoStage(TrainingStage):
     validation: DataSetConfig | None = None
     validation_limit: int = 200
     validation_padding: float = 1.25  # of the crops, as in training
+
+    @property
+    def data_sets(self) -> list[DataSetConfig]:
+        """The preferences as the data sets that their folders are."""
+        return [
+            DataSetConfig(path=str(item.path), weight=item.weight, occlusion_probability=item.occlusion_probability)
+            for item in self.preferences
+        ]
 
     @model_validator(mode="after")
     def _check_switches(self) -> DpoStage:
@@ -296,6 +306,8 @@ class EvaluateStage(HypothesesStage):
     crop: CropConfig
     models: list[EvaluatedModel]
     scorer: Path | None = None
+    protocol: ProtocolConfig = ProtocolConfig()
+    regressor: Path | None = None  # J_regressor_h36m.npy of the body; for protocols that count Human3.6M's joints
     hypotheses: list[int] = [10, 100, 200]  # the values of M in the tables; the largest is sampled
     scorer_noise: dict[str, NoiseConfig] = {}  # name -> noise of the pooled scorer test (paper section 5.1)
     images_per_batch: int = 16
@@ -305,6 +317,15 @@ class EvaluateStage(HypothesesStage):
     def _check_hypotheses(self) -> EvaluateStage:
         if not self.hypotheses or min(self.hypotheses) < 1 or max(self.hypotheses) < 2:
             raise ValueError("hypotheses needs positive numbers, the largest at least 2 (rankings compare hypotheses)")
+        return self
+
+    @model_validator(mode="after")
+    def _check_protocol(self) -> EvaluateStage:
+        if (self.protocol.joints == "h36m14") != (self.regressor is not None):
+            needed = "must be null" if self.regressor else "must name J_regressor_h36m.npy (an .npz for other bodies)"
+            raise ValueError(f"protocol {self.protocol.name} counts joints {self.protocol.joints}: regressor {needed}")
+        if self.protocol.candidates == "official" and self.scorer is None:
+            raise ValueError(f"protocol {self.protocol.name} has candidates that a scorer chooses: set scorer")
         return self
 
 

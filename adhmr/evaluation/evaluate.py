@@ -17,10 +17,18 @@ from adhmr.body.hypotheses import Hypotheses
 from adhmr.config.stages import EvaluatedModel, EvaluateStage
 from adhmr.data.randomness import generator_for
 from adhmr.data.shard_reader import ShardReader
-from adhmr.data.stream import iterate_set
+from adhmr.data.stream import Batch, iterate_set
 from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.correlation import pooled_correlation, within_image_correlation
+from adhmr.evaluation.protocol import (
+    annotated_joints,
+    load_regressor,
+    mean_hypothesis,
+    official_candidates,
+    posed,
+    rows_of,
+)
 from adhmr.evaluation.tables import print_tables
 from adhmr.models.weights import load_model, weights_hash
 from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hypotheses
@@ -41,36 +49,44 @@ class Evaluation:
         self.reader = ShardReader(config.data)
         self.body = BodyModel(config.body).to(self.device)
         self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
+        self.regressor = load_regressor(config, self.body)
         self.crop = LabelledCrop(config.crop, None)
-        self.count = min(len(self.reader), config.limit or len(self.reader))
+        self.rows = rows_of(config.protocol, len(self.reader), config.limit)
+
+    def settings(self) -> dict[str, Any]:
+        """By what errors are counted: the protocol with its name, and what hypotheses and bodies are made by."""
+        files = {"scorer": self.config.scorer, "regressor": self.config.regressor}
+        return {
+            **self.config.model_dump(mode="json", include={"protocol", "crop", "seed", "precision", "sampler", "ik"}),
+            **{name: None if path is None else weights_hash(path) for name, path in files.items()},
+            "body": body_hash(self.config.body),
+            "data": self.reader.index.fingerprint,
+            "images": len(self.rows),
+        }
 
     def identity(self, evaluated: EvaluatedModel) -> str:
         """Of all that the arrays of a model depend on."""
-        scorer = None if self.config.scorer is None else weights_hash(self.config.scorer)
-        settings = self.config.model_dump(mode="json", include={"crop", "seed", "precision", "sampler", "ik"})
-        return json.dumps(
-            {
-                "weights": weights_hash(evaluated.weights),
-                "scorer": scorer,
-                "body": body_hash(self.config.body),
-                "data": self.reader.index.fingerprint,
-                "images": self.count,
-                "hypotheses": max(self.config.hypotheses),
-                **settings,
-            }
-        )
+        official = self.config.protocol.candidates == "official"
+        counts = self.config.hypotheses if official else max(self.config.hypotheses)
+        return json.dumps({**self.settings(), "weights": weights_hash(evaluated.weights), "hypotheses": counts})
 
     def batches(self, title: str) -> Any:
         size = self.config.images_per_batch
-        starts = range(0, self.count, size)
-        stream = iterate_set(self.reader, self.crop, size, limit=self.count)
+        starts = range(0, len(self.rows), size)
+        stream = iterate_set(self.reader, self.crop, size, rows=self.rows)
         for _, batch in zip(track(starts, title, "batches"), stream):
             yield {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
 
+    def errors(self, hypotheses: Hypotheses, betas: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """(N, M, 4) millimetres of hypotheses with rotations, by the protocol's joints."""
+        annotated = annotated_joints(self.config.protocol, self.regressor, batch)
+        return 1000.0 * errors_of_hypotheses(self.body, hypotheses, betas, batch, annotated=annotated)
+
     @torch.no_grad()
     def model(self, evaluated: EvaluatedModel) -> dict[str, np.ndarray]:
-        """Arrays of one model: errors (N, M, 4) mm of each hypothesis, mean_errors (N, 4) of the mean hypothesis, and
-        of each ranking its values (N, M)."""
+        """Arrays of one model: errors (N, M, 4) mm of each hypothesis, mean_errors (N, 4) of the mean hypothesis, of
+        each ranking its values (N, M), and with official candidates extra_errors (N, K, 2, 4) of the scorer's choice
+        and the mean among the first M hypotheses, for each of the K values of M."""
         model = load_model(evaluated.weights, "base").to(self.device)
         if model.config.crop_size != self.config.crop.size:
             made_for, given = model.config.crop_size, self.config.crop.size
@@ -84,19 +100,18 @@ class Evaluation:
             hypotheses = sample_hypotheses(
                 model, features, noise, self.config.crop.size, self.config.precision, self.config.sampler, fresh
             )
-            mean = Hypotheses(hypotheses.uvd.mean(1, keepdim=True), hypotheses.twists.mean(1, keepdim=True))
+            hypotheses = posed(self.config, self.body, hypotheses, features.betas, batch)
             context = RankingContext(
                 batch["key"], batch["image"], features, hypotheses, self.config.crop.size, self.config.seed, self.scorer
             )
-            errors, mean_errors = (
-                1000.0 * errors_of_hypotheses(self.body, posed, features.betas, batch, ik=self.config.ik)
-                for posed in (hypotheses, mean)
-            )
-            made = {
-                "errors": errors,
-                "mean_errors": mean_errors[:, 0],
-                **{f"value_{name}": RANKINGS[name](context) for name in rankings},
-            }
+            made = {f"value_{name}": RANKINGS[name](context) for name in rankings}
+            made["errors"] = self.errors(hypotheses, features.betas, batch)
+            mean = posed(self.config, self.body, mean_hypothesis(hypotheses), features.betas, batch)
+            made["mean_errors"] = self.errors(mean, features.betas, batch)[:, 0]
+            if self.config.protocol.candidates == "official":
+                extra = official_candidates(hypotheses, made["value_scorer"], self.config.hypotheses)
+                extra = posed(self.config, self.body, extra, features.betas, batch)
+                made["extra_errors"] = self.errors(extra, features.betas, batch).unflatten(1, (-1, 2))
             for name, value in made.items():
                 collected.setdefault(name, []).append(value.cpu())
         return {name: torch.cat(values).numpy() for name, values in collected.items()}
@@ -144,7 +159,13 @@ def run_stage(config: EvaluateStage) -> None:
     evaluation = Evaluation(config)
     folder = config.output / "models"
     folder.mkdir(exist_ok=True)
-    figures: dict[str, Any] = {"hypotheses": config.hypotheses, "samples": evaluation.count, "models": {}}
+    figures: dict[str, Any] = {
+        "protocol": config.protocol.title,
+        "settings": evaluation.settings(),
+        "hypotheses": config.hypotheses,
+        "samples": len(evaluation.rows),
+        "models": {},
+    }
     for evaluated in config.models:
         path = folder / f"{evaluated.name}.npz"
         identity = evaluation.identity(evaluated)

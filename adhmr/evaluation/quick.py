@@ -12,7 +12,7 @@ from adhmr.config.data import CropConfig
 from adhmr.data.stream import iterate_set
 from adhmr.data.transforms import LabelledCrop
 from adhmr.models.base_model import BaseModel
-from adhmr.preference.hypotheses import hypothesis_noise, sample_hypotheses
+from adhmr.preference.hypotheses import hypothesis_noise, pose_hypotheses, sample_hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
 
 NUM_HYPOTHESES = 10
@@ -28,9 +28,12 @@ def quick_errors(
     body.to(device)
     errors = []
     for batch in iterate_set(folder, LabelledCrop(crop, None), batch=16, workers=0, limit=limit):
-        features = model.encoder(batch["image"].to(device))
+        batch = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+        features = model.encoder(batch["image"])
         noise = hypothesis_noise(seed, batch["key"], NUM_HYPOTHESES)
         hypotheses = sample_hypotheses(model, features, noise, crop.size)
+        rotations = pose_hypotheses(body, hypotheses, features.betas, batch["intrinsics"], batch["root_depth"])
+        hypotheses = hypotheses._replace(rotations=rotations)
         errors.append(errors_of_hypotheses(body, hypotheses, features.betas, batch))
     millimetres = 1000.0 * torch.cat(errors)  # (N, M, 4)
     figures = {}

@@ -47,8 +47,10 @@ def run_stage(config: ReportStage) -> None:
     result = EvaluationResult(config.evaluation)
     sections = [
         f"<h1>{html.escape(config.title)}</h1>",
-        "<p>Errors in millimetres. <i>min M</i>: best of M hypotheses; <i>zero</i>: the zero-noise hypothesis; "
-        "<i>mean</i>: the mean hypothesis; <i>random</i>: the average of a random one; <i>scorer's</i>: its pick. "
+        f"<p>Protocol <b>{html.escape(result.protocol)}</b>, {result.figures['samples']} images. "
+        "Errors in millimetres. <i>min M</i>: best of M hypotheses; <i>zero</i>: the zero-noise hypothesis; "
+        "<i>mean</i>: the mean hypothesis; <i>top 5</i>: the mean of the scorer's five best; "
+        "<i>random</i>: the average of a random one; <i>scorer's</i>: its pick. "
         "Methods with several training seeds: mean ± standard deviation over seeds. <i>change</i>: against "
         "the baseline, ± paired standard error over images.</p>",
         *(_table(error_table(result, metric, config.baseline)) for metric in METRIC_TITLES),

@@ -30,10 +30,15 @@ class Difference:
 
 def image_columns(arrays: dict[str, np.ndarray], metric: str, hypotheses: list[int]) -> dict[str, np.ndarray]:
     """One (N,) array of millimetres for each column of a table: minima over the first M hypotheses, the zero-noise
-    hypothesis, the mean hypothesis, the average of random ones, and the scorer's choice."""
+    hypothesis, the mean hypothesis, the average of random ones, and the scorer's choice. With a protocol's official
+    candidates minima are over M + 2, and one of the two further ones, the scorer's top five averaged, is a column."""
     index = ERROR_NAMES.index(metric)
     error = arrays["errors"][..., index]  # (N, M)
     columns = {f"min {count}": error[:, :count].min(1) for count in hypotheses}
+    if "extra_errors" in arrays:
+        extra = arrays["extra_errors"][..., index]  # (N, K, 2)
+        columns = {name: np.minimum(least, extra[:, k].min(1)) for k, (name, least) in enumerate(columns.items())}
+        columns["top 5"] = extra[:, int(np.argmax(hypotheses)), 0]
     columns["zero"] = error[:, 0]
     columns["mean"] = arrays["mean_errors"][:, index]
     columns["random"] = error[:, 1:].mean(1)
@@ -55,6 +60,9 @@ class EvaluationResult:
             self.figures = json.loads((folder / "figures.json").read_text())
         except FileNotFoundError as error:
             raise AdhmrError(f"{folder}/figures.json does not exist: run the evaluate stage first") from error
+        if "protocol" not in self.figures:
+            raise AdhmrError(f"{folder}/figures.json names no protocol: an older version made it; evaluate again")
+        self.protocol: str = self.figures["protocol"]
         self.hypotheses: list[int] = self.figures["hypotheses"]
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
         self.groups: dict[str, list[str]] = {}
@@ -125,12 +133,12 @@ def print_tables(folder: Path, baseline: str | None = None) -> None:
     result = EvaluationResult(folder)
     baseline = baseline or next(iter(result.groups))
     console = Console(width=None if Console().is_terminal else 150)
-    tables = [(error_table(result, metric, baseline), "") for metric in METRIC_TITLES]
+    tables = [(error_table(result, metric, baseline), f"protocol {result.protocol}") for metric in METRIC_TITLES]
     tables.append((ranking_table(result, result.groups[baseline][0]), f"rankings of {baseline}'s own hypotheses"))
     if "scorer" in result.figures:
         tables.append((scorer_table(result), "scorer on disturbed ground truth"))
     for rows, title in tables:
-        table = Table(*rows[0], title=title or None)
+        table = Table(*rows[0], title=title)
         for row in rows[1:]:
             table.add_row(*row)
         console.print(table)

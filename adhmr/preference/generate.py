@@ -13,16 +13,18 @@ import torch
 
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
+from adhmr.body.hypotheses import Hypotheses
+from adhmr.body.root_depth import estimate_root_depth
 from adhmr.config.stages import GenerateSet, GenerateStage
 from adhmr.data.claim import claim_folder
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
-from adhmr.data.stream import collate
+from adhmr.data.stream import Batch, collate
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, weights_hash
-from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hypotheses
+from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, pose_hypotheses, sample_hypotheses
 from adhmr.preference.mesh_errors import errors_of_hypotheses
 from adhmr.preference.pairing import make_pairs, pair_records, truth_record
 from adhmr.preference.rankings import RANKINGS, RankingContext
@@ -84,8 +86,10 @@ class Generator:
             self.base, features, noise, config.crop.size, config.precision, config.sampler, fresh
         )
         errors = None
+        if exact or self._scores_rotations():
+            hypotheses = self._posed(hypotheses, features.betas, batch)
         if exact:
-            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"], config.ik)[..., 0]
+            errors = errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"])[..., 0]
         context = RankingContext(
             keys, batch["image"], features, hypotheses, config.crop.size, config.seed, self.scorer, errors
         )
@@ -120,6 +124,18 @@ class Generator:
                 }
                 result[ranking].append(ShardSample(sample.key, jpegs[n], record, provenance, extras))
         return result
+
+    def _scores_rotations(self) -> bool:
+        return self.scorer is not None and self.scorer.config.variant == "pose6d"
+
+    def _posed(self, hypotheses: Hypotheses, betas: torch.Tensor, batch: Batch) -> Hypotheses:
+        """With rotations, at the label's root depth; at the hypothesis' own where the label knows none (is 0)."""
+        depth = batch["root_depth"][:, None].expand(hypotheses.uvd.shape[:2])  # (N, M) metres
+        if (depth == 0).any():
+            estimated = estimate_root_depth(self.body, hypotheses, betas, batch["intrinsics"], self.config.ik)
+            depth = torch.where(depth == 0, estimated, depth)
+        rotations = pose_hypotheses(self.body, hypotheses, betas, batch["intrinsics"], depth, self.config.ik)
+        return hypotheses._replace(rotations=rotations)
 
 
 def _jpeg(image: np.ndarray) -> bytes:

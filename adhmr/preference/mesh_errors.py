@@ -4,19 +4,28 @@ that no (images x hypotheses) set of meshes is ever in memory; the geometry of e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import roma
 import torch
 from torch import Tensor
 
-from adhmr.body.body_model import BodyModel, BodyOutput
+from adhmr.body.body_model import BodyModel, BodyOutput, JointRegressor
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.metrics import joint_error, pa_error, vertex_error
-from adhmr.preference.hypotheses import pose_hypotheses
+from adhmr.body.skeleton import H36M_14
 
 ERROR_NAMES = ("pve", "mpjpe", "pa_pve", "pa_mpjpe")
-NUM_METRIC_JOINTS = 24  # protocol "smpl24": the 24 skeleton joints, pelvis-aligned; no licensed regressor needed
+NUM_METRIC_JOINTS = 24  # joints "smpl24": the 24 skeleton joints, pelvis-aligned; no licensed regressor needed
+
+
+class AnnotatedJoints(NamedTuple):
+    """Joints "h36m14": Human3.6M's 17 joints of the posed mesh against those that the data set annotates. Errors are
+    means over H36M_14."""
+
+    regressor: JointRegressor  # of the 17 joints
+    truth: Tensor  # (N, 17, 3) metres
+    pa_joints: int  # that PA-MPJPE aligns: those 14 or all 17
 
 
 @torch.no_grad()
@@ -28,6 +37,7 @@ def mesh_errors(
     target_betas: Tensor,
     names: Sequence[str] = ERROR_NAMES,
     chunk: int = 64,
+    annotated: AnnotatedJoints | None = None,
 ) -> Tensor:
     """Errors of M bodies an image against one target an image.
 
@@ -37,11 +47,16 @@ def mesh_errors(
         target_rotations: (N, 24, 3, 3); target_betas: (N, 10).
         names: which errors, of ERROR_NAMES.
         chunk: bodies posed at once.
+        annotated: the joints of joint errors and the pelvis; None for the skeleton's own 24 joints of both meshes.
 
     Returns:
         (N, M, len(names)) metres: PVE and MPJPE after the pelvis joints are put on each other, PA errors after
-        similarity Procrustes.
+        similarity Procrustes. PVE puts the pelvis of both meshes on each other, whatever is annotated.
     """
+    counted = pa_counted = None if annotated is None else H36M_14
+    pa_joints = slice(None)
+    if annotated is not None and annotated.pa_joints == len(H36M_14):
+        pa_joints, pa_counted = list(H36M_14), None
     number, count = rotations.shape[:2]
     if betas.dim() == 2:
         betas = betas[:, None].expand(-1, count, -1)
@@ -52,17 +67,23 @@ def mesh_errors(
         posed = body(rotations[rows].flatten(0, 1), betas[rows].flatten(0, 1))
         target = body(target_rotations[rows], target_betas[rows])
         vertices, target_vertices = posed.vertices.unflatten(0, (-1, count)), target.vertices[:, None]  # (n, M, V, 3)
-        joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, (-1, count))  # (n, M, 24, 3)
-        target_joints = target.joints29[:, None, :NUM_METRIC_JOINTS]
+        if annotated is None:
+            joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, (-1, count))  # (n, M, 24, 3)
+            target_joints = target.joints29[:, None, :NUM_METRIC_JOINTS]
+            target_pelvis = target_joints[..., 0, :]
+        else:
+            joints = annotated.regressor(vertices)  # (n, M, 17, 3)
+            target_joints = annotated.truth[rows, None]
+            target_pelvis = annotated.regressor(target_vertices)[..., 0, :]
         for index, name in enumerate(names):
             if name == "pve":
-                error = vertex_error(vertices, target_vertices, joints[..., 0, :], target_joints[..., 0, :])
+                error = vertex_error(vertices, target_vertices, joints[..., 0, :], target_pelvis)
             elif name == "mpjpe":
-                error = joint_error(joints, target_joints, root=0)
+                error = joint_error(joints, target_joints, 0, counted)
             elif name == "pa_pve":
                 error = pa_error(vertices, target_vertices)
             else:
-                error = pa_error(joints, target_joints)
+                error = pa_error(joints[..., pa_joints, :], target_joints[..., pa_joints, :], pa_counted)
             errors[rows, :, index] = error
     return errors
 
@@ -73,12 +94,9 @@ def errors_of_hypotheses(
     betas: Tensor,
     batch: dict[str, Any],
     names: Sequence[str] = ERROR_NAMES,
-    ik: str = "naive",
+    annotated: AnnotatedJoints | None = None,
 ) -> Tensor:
-    """(N, M, len(names)) metres: hypotheses posed with the predicted shape `betas` (N, 10), the label's intrinsics and
-    root depth (protocol "oracle root"), against the labels' pose and shape."""
-    device = hypotheses.uvd.device
-    intrinsics, root_depth = batch["intrinsics"].to(device), batch["root_depth"].to(device)
-    rotations = pose_hypotheses(body, hypotheses, betas, intrinsics, root_depth, ik)
-    target = roma.rotvec_to_rotmat(batch["pose"].to(device))  # (N, 24, 3, 3)
-    return mesh_errors(body, rotations, betas, target, batch["betas"].to(device), names)
+    """(N, M, len(names)) metres: hypotheses with their rotations and the predicted shape `betas` (N, 10), against the
+    labels' pose and shape."""
+    target = roma.rotvec_to_rotmat(batch["pose"])  # (N, 24, 3, 3)
+    return mesh_errors(body, hypotheses.rotations, betas, target, batch["betas"], names, annotated=annotated)

@@ -35,7 +35,7 @@ def arrays_of(seed: int, shift: float) -> dict[str, np.ndarray]:
 def folder(tmp_path):
     models = {"base": (None, 1, 0.0), "ours-0": ("ours", 2, -2.0), "ours-1": ("ours", 3, -4.0)}
     (tmp_path / "models").mkdir()
-    figures = {"hypotheses": [2, 8], "samples": IMAGES, "models": {}}
+    figures = {"protocol": "smpl24", "hypotheses": [2, 8], "samples": IMAGES, "models": {}}
     for name, (group, seed, shift) in models.items():
         arrays = arrays_of(seed, shift)
         np.savez(tmp_path / "models" / f"{name}.npz", identity="x", **arrays)

@@ -5,6 +5,7 @@ import torch
 
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.vertex_subset import VertexSubset
+from adhmr.preference.hypotheses import pose_hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses, mesh_errors
 
 
@@ -74,6 +75,8 @@ def test_the_label_itself_has_almost_no_error_and_a_moved_joint_has(body, batch)
     twists = batch["twists"][:, None].repeat(1, 2, 1, 1)
     uvd = batch["uvd"][:, None].repeat(1, 2, 1, 1)
     uvd[:, 1, 20, 0] += 10.0  # pixels, the left wrist
-    errors = errors_of_hypotheses(body, Hypotheses(uvd, twists), batch["betas"], batch)
+    hypotheses = Hypotheses(uvd, twists)
+    rotations = pose_hypotheses(body, hypotheses, batch["betas"], batch["intrinsics"], batch["root_depth"])
+    errors = errors_of_hypotheses(body, hypotheses._replace(rotations=rotations), batch["betas"], batch)
     assert errors[:, 0].max() < 0.01
     assert (errors[:, 1] > errors[:, 0]).all() and errors[:, 1, 0].min() > 0.001
