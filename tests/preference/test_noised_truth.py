@@ -1,11 +1,15 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 import roma
 import torch
+from pydantic import ValidationError
 
+from adhmr.body.skeleton import JOINT_NAMES
 from adhmr.body.vertex_subset import VertexSubset
-from adhmr.config.stages import NoiseConfig
-from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
+from adhmr.config.stages import NoiseConfig, NoisedJoint
+from adhmr.preference.noised_truth import as_hypotheses, draw_pose_noise, noised_truth
 
 SIZES = {"pose": 0.05, "root": 0.02, "betas": 0.3, "translation": 0.01}
 
@@ -32,6 +36,36 @@ def test_mixed_noise_leaves_joints_alone_and_spreads_magnitudes():
         assert 0.1 * SIZES[name] < part.std() < SIZES[name], name
     size = np.abs(noise[:, 72:82]).mean(1)  # of the shape: one magnitude a hypothesis, over a range of ten
     assert np.percentile(size, 95) / np.percentile(size, 5) > 4
+
+
+@pytest.mark.parametrize("kind", ["fixed", "mixed"])
+def test_named_joints_have_noise_of_their_own_size(kind):
+    table = {"pelvis": 0.5, "left_knee": 0.2, "right_wrist": 0.0}
+    plain, own = (
+        draw_pose_noise(NoiseConfig(kind=kind, joints=joints, **SIZES), 500, np.random.default_rng(0))
+        for joints in ({}, table)
+    )
+    for index, name in enumerate(JOINT_NAMES[:24]):
+        expected = plain[:, 3 * index : 3 * index + 3]
+        if name in table:  # the same draws, of another size
+            expected = expected * (table[name] / (SIZES["root"] if index == 0 else SIZES["pose"]))
+        np.testing.assert_allclose(own[:, 3 * index : 3 * index + 3], expected, rtol=1e-4, err_msg=name)
+    np.testing.assert_array_equal(own[:, 72:], plain[:, 72:])
+
+
+def test_the_table_of_joints_knows_the_bodys_joints():
+    assert get_args(NoisedJoint) == JOINT_NAMES[:24]
+    with pytest.raises(ValidationError, match="left_kne"):
+        NoiseConfig(joints={"left_kne": 0.1})
+
+
+def test_a_label_as_a_hypothesis_is_its_noised_truth_without_noise(body, batch):
+    one = (batch[name][:, None] for name in ("pose", "betas", "transl"))
+    label = as_hypotheses(body, *one, batch["intrinsics"])
+    truth = noised_truth(body, body, batch, torch.zeros(4, 1, 85))
+    for part, expected in zip(label, truth.hypotheses):
+        torch.testing.assert_close(part, expected)
+    torch.testing.assert_close(label.twists[:, 0], batch["twists"], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["fixed", "mixed"])

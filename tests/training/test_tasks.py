@@ -1,65 +1,18 @@
 """Tasks base and scorer: what their batches hold, what their losses are, what stays frozen, what is exported."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from adhmr.body.codec import PoseCodec
-from adhmr.config.stages import BaseStage, ScorerStage
 from adhmr.models.weights import load_model, load_weights
 from adhmr.training.run import run_stage
 from adhmr.training.tasks.base import BaseTask, draw_timesteps
 from adhmr.training.tasks.scorer import ScorerTask
-from tests.tiny import BASE, CROP, SCORER
+from tests.tiny import CROP, SCORER
 from tests.training.steps import batch_of, changed, snapshot, train
-
-TRAIN = {"steps": 2, "global_batch": 4, "log_every": 1, "save_every": 1, "ema_decay": 0.5}
-OPTIM = {"lr": 1e-3, "warmup_steps": 0}
-
-
-def data(folder: Path) -> dict:
-    return {"sets": [{"path": str(folder)}], "crop": CROP, "augment": None, "workers": 0}
-
-
-@pytest.fixture
-def base_config(tmp_path, studio_set, tiny_weights):
-    def make(**changes) -> BaseStage:
-        values = {
-            "stage": "base",
-            "output": tmp_path / "base",
-            "data": data(studio_set),
-            "model": BASE,
-            "noise_draws": 2,
-            "encoder_weights": tiny_weights / "encoder.safetensors",
-            "train": TRAIN,
-            "optim": OPTIM,
-        }
-        return BaseStage(**{**values, **changes})
-
-    return make
-
-
-@pytest.fixture
-def scorer_config(tmp_path, studio_set, tiny_weights):
-    def make(**changes) -> ScorerStage:
-        values = {
-            "stage": "scorer",
-            "output": tmp_path / "scorer",
-            "data": data(studio_set),
-            "model": SCORER,
-            "hypotheses": 6,
-            "noise": {"kind": "mixed", "pose": 0.5, "root": 0.2, "betas": 0.3},
-            "metric_vertices": 100,
-            "encoder_weights": tiny_weights / "encoder.safetensors",
-            "train": TRAIN,
-            "optim": OPTIM,
-        }
-        return ScorerStage(**{**values, **changes})
-
-    return make
 
 
 # ------------------------------------------------------------------------------------------------ timesteps
@@ -126,7 +79,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(base_config, studio_set, 
         assert not touched
     else:
         assert any("running_mean" in name for name in touched) and any("weight" in name for name in touched)
-    assert len(task.parameter_groups()) == (1 if frozen else 2)
+    assert len(task.parameter_groups()) == (1 if frozen else 3)
 
 
 def test_a_short_base_run_exports_a_base_model(base_config, tmp_path, studio_set):
@@ -139,7 +92,7 @@ def test_a_short_base_run_exports_a_base_model(base_config, tmp_path, studio_set
 
 
 # ------------------------------------------------------------------------------------------------ scorer
-@pytest.mark.parametrize("variant", ["uvd", "2d", "pose6d"])
+@pytest.mark.parametrize("variant", ["uvd", "2d", "pose6d", "uvd_twist"])
 def test_scorer_loss_falls_on_a_fixed_batch(scorer_config, studio_set, variant):
     model = {**SCORER, "variant": variant, "relative": variant != "pose6d"}
     task = ScorerTask(scorer_config(model=model))
@@ -149,7 +102,8 @@ def test_scorer_loss_falls_on_a_fixed_batch(scorer_config, studio_set, variant):
 
 
 def test_scorer_logs_and_weights(scorer_config, studio_set):
-    weights = {"pve": 1.0, "pa_pve": 0.5, "mpjpe": 2.0, "pa_mpjpe": 0.0, "calibration": 3.0, "auxiliary": 0.1}
+    weights = {"pve": 1.0, "pa_pve": 0.5, "mpjpe": 2.0, "pa_mpjpe": 0.0, "calibration": 3.0}
+    weights |= {"joints2d": 0.1, "heatmap": 0.2, "depth": 0.3}
     task = ScorerTask(scorer_config(loss=weights, freeze_encoder=False))
     task.model.eval()
     loss, parts = task.loss(task.model, batch_of(task, studio_set))
