@@ -8,7 +8,7 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from adhmr.body.body_model import body_hash
-from adhmr.config.data import DataConfig, DataSetConfig
+from adhmr.config.data import DataConfig
 from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, TrainingStage
 from adhmr.data.stream import build_stream, make_plan, open_sets
 from adhmr.errors import AdhmrError
@@ -36,7 +36,7 @@ NO_PART_OF_THE_RESULT = {
     "base_ema": True,
     "encoder_weights": True,
     "mean_betas": True,
-    "preferences": True,
+    "preferences": {"__all__": {"path", "weight"}},
     "workers": True,
     "validation": True,
     "validation_limit": True,
@@ -48,9 +48,8 @@ def data_of(config: TrainingStage) -> DataConfig:
     """The mixture that a stage trains on; preference sets of a DPO stage become one like any other."""
     if not isinstance(config, DpoStage):
         return config.data
-    sets = [DataSetConfig(path=str(item.path), weight=item.weight) for item in config.preferences]
     try:
-        return DataConfig(sets=sets, workers=config.workers, period=config.period)
+        return DataConfig(sets=config.data_sets, workers=config.workers, period=config.period)
     except ValidationError as error:  # no preferences at all, or two folders of one name
         raise AdhmrError(f"preferences: {error.errors()[0]['msg']}") from None
 

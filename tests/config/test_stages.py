@@ -14,7 +14,7 @@ from adhmr.errors import AdhmrError
 from launchers.pipeline import plan_pipeline
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-STAGE_FILES = sorted(CONFIGS.glob("stages/**/*.yaml"))
+STAGE_FILES = sorted([*CONFIGS.glob("stages/**/*.yaml"), *CONFIGS.glob("experiments/**/*.yaml")])
 PIPELINE_FILES = sorted(CONFIGS.glob("pipelines/*.yaml"))
 
 

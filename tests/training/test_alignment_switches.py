@@ -337,8 +337,22 @@ def test_pairs_move_with_the_augmented_crop(dpo_config, truth_set, flip):
 
 def test_without_augmentation_the_crop_is_the_stored_one(dpo_config, truth_set):
     sample = ShardReader(truth_set).read(0)
-    item = PairTransform(dpo_config(), CROP["size"], stored_features=False)(sample, RandomKey(0, 0))
+    config = dpo_config(preferences=[{"path": truth_set}])
+    item = PairTransform(config, CROP["size"], stored_features=False)(sample, RandomKey(0, 0))
     np.testing.assert_array_equal(item["image"], sample.image.transpose(2, 0, 1))
+
+
+def test_a_set_may_be_occluded_more_than_the_others(dpo_config, truth_set):
+    sample = ShardReader(truth_set).read(0)
+    still = {name: 0.0 for name in ("scale", "rotation_probability", "flip_probability", "colour")}
+    augment = AugmentConfig(**still, occlusion_probability=0.0)
+    changed_images = []
+    for probability in (None, 1.0):
+        sets = [{"path": truth_set, "occlusion_probability": probability}]
+        transform = DpoTask(dpo_config(preferences=sets, augment=augment)).transform()
+        image = transform(sample, RandomKey(0, 0))["image"]
+        changed_images.append(not np.array_equal(image, sample.image.transpose(2, 0, 1)))
+    assert changed_images == [False, True]
 
 
 def test_a_mixture_of_sets_with_and_without_features_reads_images(

@@ -37,7 +37,7 @@ class PairTransform:
 
     def __init__(self, config: DpoStage, crop_size: int, stored_features: bool):
         self.config, self.stored_features = config, stored_features
-        self.crop = StoredCrop(CropConfig(size=crop_size, padding=1.0), config.augment)
+        self.crop = StoredCrop(CropConfig(size=crop_size, padding=1.0), config.augment, config.data_sets)
         self.codec = PoseCodec(crop_size)
 
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
