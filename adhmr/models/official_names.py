@@ -1,75 +1,106 @@
-"""Official state-dict entries renamed to ours: HypoNet's two networks and HMR-Scorer's head. Reads no files.
+"""Where each of our tensors stands in the official checkpoints: names alone. Reads no files and moves no numbers.
 
-Entries keep their values; packed attention projections are split. Masks are applied in the graph, so masked
-entries that the official training left non-zero need no treatment.
+The names run from ours to theirs, so that a model says what a checkpoint must hold, and under which names. What is done
+with it is in official.py and initial_weights.py.
 """
 
-import torch
+from typing import NamedTuple
 
-State = dict[str, torch.Tensor]
 
-_TRANSFORMER = {
-    "self_attn": "self_attention",
-    "multihead_attn": "cross_attention",
-    "out_proj": "output",
-    "temb_dense": "time",
-    "linear_start_j": "joint_input.linear",
-    "bn_start_j": "joint_input.norm",
-    "linear_start_t": "twist_input.linear",
-    "bn_start_t": "twist_input.norm",
-    "linear_final_j": "joint_output",
-    "linear_final_t": "twist_output",
-}
+class Place(NamedTuple):
+    """One of our tensors in an official checkpoint."""
+
+    entry: str  # of the checkpoint's dictionary, e.g. "model_cond"
+    key: str  # of the state dict under that entry
+    third: int | None = None  # which part of a packed attention projection (query, key, value) it is
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"{self.entry}: {self.key}"
+
+
 _ENCODER = {
-    "init_shape": "neck.mean_betas",
-    "incre_modules": "neck.increase",
-    "downsamp_modules": "neck.reduce",
-    "final_feat_layer": "neck.betas_map",
-    "pred_beta": "neck.betas",
-    "fmap_layer_local": "neck.local",
-    "fmap_layer": "neck.memory",
-    "hmap_layer": "heatmaps",
+    "neck.backbone": "",  # timm's HRNet has the official names
+    "neck.increase": "incre_modules",
+    "neck.reduce": "downsamp_modules",
+    "neck.betas_map": "final_feat_layer",
+    "neck.betas": "pred_beta",
+    "neck.mean_betas": "init_shape",
+    "neck.memory": "fmap_layer",
+    "neck.local": "fmap_layer_local",
+    "heatmaps": "hmap_layer",
 }
+_TRANSFORMER = {
+    "pose_input.linear": "linear_start_j",
+    "pose_input.norm": "bn_start_j",
+    "joint_input.linear": "linear_start_j",
+    "joint_input.norm": "bn_start_j",
+    "twist_input.linear": "linear_start_t",
+    "twist_input.norm": "bn_start_t",
+    "joint_output": "linear_final_j",
+    "twist_output": "linear_final_t",
+    "time": "temb_dense",
+    "score": "linear_mlp",
+}
+_ADAPTER = {"memory": "ctx_to_x_conv", "local": "deconv"}
+_ATTENTION = {"self_attention": "self_attn", "cross_attention": "multihead_attn"}
+_PACKED = ("query", "key", "value")
 
 
-def denoiser_state(official: State) -> State:
-    """`model` of a HypoNet checkpoint -> Denoiser's state dict."""
-    renamed: State = {}
-    for name, value in official.items():
-        name = ".".join(_TRANSFORMER.get(part, part) for part in name.split("."))
-        if "in_proj_" in name:
-            parent, kind = name.split("in_proj_")  # kind: weight or bias
-            for projection, part in zip(("query", "key", "value"), value.chunk(3)):
-                renamed[f"{parent}{projection}.{kind}"] = part
-        else:
-            renamed[name] = value
-    return renamed
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    """`name` with the longest prefix of whole parts that the table knows exchanged; unchanged when it knows none."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        if prefix in prefixes:
+            return ".".join(part for part in (prefixes[prefix], *parts[length:]) if part)
+    return name
 
 
-def encoder_state(official: State) -> State:
-    """`model_cond` of a HypoNet checkpoint -> state dict of an ImageEncoder with neck "hrnet"."""
-    renamed: State = {}
-    for name, value in official.items():
-        head, *rest = name.split(".")
-        if head == "incre_modules":
-            del rest[1]  # a sequence of one bottleneck
-        if head in _ENCODER:
-            renamed[".".join([_ENCODER[head], *rest])] = value
-        else:
-            renamed[f"neck.backbone.{name}"] = value  # timm's HRNet has the official names
-    return renamed
+def hrnet_key(name: str) -> str:
+    """A name in ImageEncoder with neck "hrnet" -> in the official conditioner; its backbone's part is timm's too."""
+    parts = _renamed(name, _ENCODER).split(".")
+    if parts[0] == "incre_modules":
+        parts.insert(2, "0")  # a sequence of one bottleneck
+    return ".".join(parts)
 
 
-def scorer_head_state(official: State) -> tuple[State, State]:
-    """`score_net` of an HMR-Scorer checkpoint -> state dicts of ScorerHead and of TokenAdapter."""
-    head: State = {}
-    adapter: State = {}
-    for name, value in denoiser_state(official).items():
-        part, _, rest = name.partition(".")
-        if part == "twist_input":
-            continue  # empty tensors: the scorer has no twist tokens
-        if part in ("ctx_to_x_conv", "deconv"):
-            adapter[{"ctx_to_x_conv": "memory", "deconv": "local"}[part] + f".{rest}"] = value
-        else:
-            head[{"joint_input": "pose_input", "linear_mlp": "score"}.get(part, part) + f".{rest}"] = value
-    return head, adapter
+def transformer_key(name: str) -> tuple[str, int | None]:
+    """A name in Denoiser or ScorerHead -> the official one, and which third of a packed projection."""
+    name = _renamed(name, _TRANSFORMER)
+    parts = name.split(".")
+    if len(parts) != 5 or parts[2] not in _ATTENTION:  # blocks.0.self_attention.query.weight
+        return name, None
+    block, layer, kind = ".".join(parts[:2]), parts[3], parts[4]
+    attention = f"{block}.{_ATTENTION[parts[2]]}"
+    if layer in _PACKED:
+        return f"{attention}.in_proj_{kind}", _PACKED.index(layer)
+    return f"{attention}.out_proj.{kind}", None
+
+
+def hyponet_place(name: str) -> Place:
+    """A name in BaseModel -> its place in a HypoNet checkpoint."""
+    part, _, rest = name.partition(".")
+    if part == "encoder":
+        return Place("model_cond", hrnet_key(rest))
+    return Place("model", *transformer_key(rest))
+
+
+def scorenet_place(name: str) -> Place:
+    """A name in HMRScorer of variant "uvd_twist" -> its place in a ScoreNet checkpoint."""
+    part, _, rest = name.partition(".")
+    if part == "encoder":
+        return Place("model_score_cond", hrnet_key(rest))
+    return Place("model_score", *transformer_key(rest))
+
+
+def hmr_scorer_place(name: str) -> Place:
+    """A name in HMRScorer with a ViTEncoder, whose names are the official ones -> its place in a snapshot."""
+    part, _, rest = name.partition(".")
+    if part == "encoder":
+        return Place("network", f"encoder.{rest}")
+    if part == "adapter":
+        return Place("network", f"score_net.{_renamed(rest, _ADAPTER)}")
+    key, third = transformer_key(rest)
+    return Place("network", f"score_net.{key}", third)

@@ -5,6 +5,8 @@ Training checkpoints (optimizer, step, manifest) are in adhmr.training.checkpoin
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,14 @@ from adhmr.errors import AdhmrError
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageEncoder
 from adhmr.models.scorer import HMRScorer
+from adhmr.models.vit import ViTEncoder
 
 FORMAT = "adhmr-weights-1"
 
-#: What a file of each kind is built into.
+#: The part of an encoder that only betas_head makes.
+_BETAS = ("neck.betas_map.", "neck.betas.", "neck.mean_betas")
+
+#: What a file of each kind is built into. Kind "backbone" is none: it holds a part of an image encoder.
 BUILDERS: dict[str, tuple[type[nn.Module], type]] = {
     "base": (BaseModel, BaseModelConfig),
     "scorer": (HMRScorer, ScorerConfig),
@@ -42,10 +48,22 @@ def save_weights(
 
     `metadata` is any further JSON-serialisable provenance. The file appears by rename.
     """
+    save_state(path, module.state_dict(), kind, config, metadata, dtype)
+
+
+def save_state(
+    path: str | Path,
+    state: Mapping[str, torch.Tensor],
+    kind: str,
+    config: dict[str, Any],
+    metadata: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """`save_weights` of a state dict; one of kind "backbone" is a part of an image encoder's."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state.items():
         tensor = tensor.detach().cpu()
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
@@ -139,15 +157,33 @@ def save_encoder(path: str | Path, encoder: ImageEncoder, metadata: dict[str, An
     save_weights(path, encoder, "encoder", encoder.config.model_dump(mode="json"), metadata, torch.float16)
 
 
-def load_encoder_weights(encoder: ImageEncoder, path: str | Path) -> None:
-    """Load an image encoder from an exported encoder, a base model's or a scorer's weights.
+def load_encoder_weights(encoder: ImageEncoder | ViTEncoder, path: str | Path) -> None:
+    """Load an image encoder from an exported encoder, a base model's or a scorer's weights, or imported initial values.
+
+    Two kinds of file may differ from `encoder`, and then one line says how: initial values (kind "backbone") are a part
+    of its tensors, and an encoder without betas_head leaves the file's betas.
 
     Raises AdhmrError when the file holds none, or when its tensors do not fit `encoder`.
     """
     state, metadata = load_weights(path)
-    if metadata["kind"] != "encoder":
+    if metadata["kind"] not in ("encoder", "backbone"):
         prefix = "encoder."
         state = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
         if not state:
             raise AdhmrError(f"{path}: a model of kind '{metadata['kind']}' without an image encoder")
+    own = encoder.state_dict()
+    line = None
+    if metadata["kind"] == "backbone":
+        rest = Counter(".".join(name.split(".")[:2]) for name in own if name not in state)
+        kept = ", ".join(f"{part} {count}" for part, count in rest.items())
+        line = f"{path}: {len(state)} of the encoder's {len(own)} tensors; as initialised: {kept}"
+        state = dict(own) | state
+    elif isinstance(encoder, ImageEncoder) and not encoder.config.betas_head:
+        betas = [name for name in state if name.startswith(_BETAS)]
+        line = (
+            f"{path}: {len(betas)} tensors of the betas are left out: the encoder has no betas_head" if betas else None
+        )
+        state = {name: tensor for name, tensor in state.items() if name not in betas}
     load_state(encoder, state, str(path))
+    if line is not None:
+        print(line, flush=True)

@@ -1,4 +1,4 @@
-"""DDIM sampling on denoisers whose answer is known. Equality with the official sampler is in tests/models."""
+"""DDIM sampling on denoisers whose answer is known. Equality with the official sampler: tests/test_parity.py."""
 
 import pytest
 import torch

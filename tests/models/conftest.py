@@ -1,10 +1,5 @@
-"""Official-like state dicts, tiny configurations and one tiny base model, for the tests of the networks."""
+"""Tiny configurations, features and one tiny base model, for the tests of the networks."""
 
-import json
-import zlib
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
@@ -31,46 +26,6 @@ ENCODER = {
     "local_dim": 32,
     "depth_head": True,
 }
-
-
-def official_state(entries: list, seed: int) -> dict[str, torch.Tensor]:
-    """Values of a state dict's entries by the rule of reference/README.md."""
-    state = {}
-    for name, shape in entries:
-        generator = np.random.Generator(np.random.PCG64(zlib.crc32(f"{seed}:{name}".encode())))
-        x = generator.standard_normal(shape).astype(np.float32)
-        last = name.rsplit(".", 1)[-1]
-        if last == "num_batches_tracked":
-            state[name] = torch.tensor(0)
-            continue
-        if last == "running_var":
-            x = 1 + 0.1 * np.abs(x)
-        elif last == "running_mean":
-            x = 0.1 * x
-        elif len(shape) >= 2:
-            x = x / np.sqrt(max(np.prod(shape[1:]), 1))
-        elif last == "weight":
-            x = 0.4 + 0.05 * x
-        else:
-            x = 0.1 * x
-        state[name] = torch.from_numpy(np.asarray(x, np.float32))
-    return state
-
-
-def reference_state(folder: Path, file: str, part: str) -> dict[str, torch.Tensor]:
-    listing = json.loads((folder / file).read_text())
-    return official_state(listing[part], listing["seed"])
-
-
-def reference_arrays(folder: Path, file: str) -> dict[str, torch.Tensor]:
-    with np.load(folder / file) as archive:
-        return {name: torch.from_numpy(archive[name]) for name in archive.files}
-
-
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, relative to the largest absolute value of the expected array."""
-    assert found.shape == expected.shape
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def small_features(depth: bool = True) -> ImageFeatures:

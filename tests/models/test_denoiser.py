@@ -1,4 +1,4 @@
-"""The denoiser: parity with the official HypoNet and its sampler, hypotheses, preconditioning."""
+"""The denoiser: size, hypotheses, preconditioning. Equality with the official one: tests/test_parity.py."""
 
 import pytest
 import torch
@@ -7,43 +7,14 @@ from adhmr.config.model import DenoiserConfig
 from adhmr.diffusion.sampler import ddim_sample
 from adhmr.diffusion.schedule import LinearSchedule
 from adhmr.models.denoiser import Denoiser
-from adhmr.models.encoder import ImageFeatures
-from adhmr.models.official_names import denoiser_state
 
-from .conftest import TRANSFORMER, reference_arrays, reference_state, relative_error, small_features
+from .conftest import TRANSFORMER, small_features
 
 
-@pytest.fixture(scope="module")
-def official(reference_dir):
-    """The denoiser at paper size with the reference weights, the reference arrays, and their image features."""
-    denoiser = Denoiser(DenoiserConfig(), memory_grid=(8, 8)).eval()
-    denoiser.load_state_dict(denoiser_state(reference_state(reference_dir, "hyponet_state_dict.json", "model")))
-    arrays = reference_arrays(reference_dir, "hyponet_forward.npz")
-    memory = arrays["ctx_global"].flatten(2).transpose(1, 2)
-    features = ImageFeatures(memory, None, arrays["ctx_local"], arrays["pred_2d"], None, None, arrays["pred_shape"])
-    return denoiser, arrays, features
-
-
-def test_equals_the_official_network(official):
-    denoiser, arrays, features = official
-    t = arrays["t"].long().view(2, 3)
-    with torch.no_grad():
-        found = denoiser(arrays["x_joint"].view(2, 3, 87), arrays["x_twist"].view(2, 3, 46), t, features)
-    assert relative_error(found[0].view(6, 87), arrays["eps_joint"]) < 1e-4
-    assert relative_error(found[1].view(6, 46), arrays["eps_twist"]) < 1e-4
-
-
-def test_parameter_count(official):
-    assert sum(parameter.numel() for parameter in official[0].parameters()) == 28_343_173
-
-
-@pytest.mark.parametrize("steps", [3, 10])
-def test_sampler_equals_the_official_one(official, steps):
-    denoiser, arrays, features = official
-    noise = torch.cat([arrays["x_joint"], arrays["x_twist"]], -1).view(2, 3, 133)
-    joint, twist = ddim_sample(denoiser, features, 3, noise, steps, zero_first=False)
-    assert relative_error(joint.reshape(6, 87), arrays[f"ddim{steps}_joint"]) < 1e-4
-    assert relative_error(twist.reshape(6, 46), arrays[f"ddim{steps}_twist"]) < 1e-4
+def test_parameter_count_at_paper_size():
+    with torch.device("meta"):
+        denoiser = Denoiser(DenoiserConfig(), memory_grid=(8, 8))
+    assert sum(parameter.numel() for parameter in denoiser.parameters()) == 28_343_173
 
 
 def perturbed(config: DenoiserConfig) -> Denoiser:
