@@ -168,7 +168,8 @@ def _batches(people: Sequence[Person], size: int) -> Iterator[tuple[list[Person]
 
 def _summary(prediction: Prediction) -> str:
     arrays = prediction.arrays
-    text = f"{len(arrays['hypothesis'])} hypotheses, pelvis {arrays['transl'][0][2]:.2f} m away"
+    count = len(arrays["hypothesis"])
+    text = f"{count} {'hypothesis' if count == 1 else 'hypotheses'}, pelvis {arrays['transl'][0][2]:.2f} m away"
     if "scores" in arrays:
         scores = arrays["scores"]
         text += f", best score {scores[0]:.3f} (hypothesis {arrays['hypothesis'][0]}), worst {scores[-1]:.3f}"

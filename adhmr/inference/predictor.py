@@ -97,7 +97,7 @@ class Predictor:
         features = self.base.encoder(self._crops(people, images, size))
         noise = hypothesis_noise(self.seed, [person.name for person in people], self.hypotheses)
         sampled = sample_hypotheses(self.base, features, noise, size, self.precision)
-        root_depth = estimate_root_depth(self.body, sampled, features.betas, crop_intrinsics)  # (N,)
+        root_depth = estimate_root_depth(self.body, sampled, features.betas, crop_intrinsics)  # (N, M) metres
         rotations = pose_hypotheses(self.body, sampled, features.betas, crop_intrinsics, root_depth)
         sampled = sampled._replace(rotations=rotations)
         transl = place_bodies(self.body, sampled, features.betas, crop_intrinsics, root_depth)  # (N, M, 3)
@@ -120,7 +120,7 @@ class Predictor:
                 "uvd": sampled.uvd[n, order],
                 "twists": sampled.twists[n, order],
                 **({} if raw is None else {"raw_scores": raw[n, order], "scores": score_of(raw[n, order])}),
-                "root_depth": root_depth[n],
+                "root_depth": root_depth[n, order],
                 "intrinsics": intrinsics[n],
                 "crop_intrinsics": crop_intrinsics[n],
                 "crop_affine": self._tensor(person.affine(size)),
