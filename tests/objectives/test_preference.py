@@ -1,4 +1,4 @@
-"""DPO: equality with the official loss, the identical policy, and the direction of its gradient."""
+"""DPO: equality with the official loss, the identical policy, and the direction of its gradient. KTO: by hand."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss
+from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss, kto_gain, kto_loss, masked_mean
 
 
 def test_equals_the_official_loss(reference_dir):
@@ -67,3 +67,38 @@ def test_masked_out_group_is_constant():
     loss.backward()
     assert loss.item() == pytest.approx(math.log(2))
     assert torch.count_nonzero(predicted.grad) == 0
+
+
+def test_kto_by_hand():
+    gain, desirable = torch.tensor([0.03, -0.01, 0.02]), torch.tensor([True, True, False])
+    loss, logs = kto_loss(gain, desirable, torch.tensor(0.01), 100.0, 2.0, 0.5)
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    expected = (2 * (1 - sigmoid(2)) + 2 * (1 - sigmoid(-2)) + 0.5 * (1 - sigmoid(-1))) / 3
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert logs["accuracy"].item() == pytest.approx(1 / 3) and logs["kl"].item() == pytest.approx(0.01)
+    assert logs["winner_change"].item() == pytest.approx(-0.01) and logs["loser_change"].item() == pytest.approx(-0.02)
+
+
+def test_kto_of_an_identical_policy_is_half_the_weights():
+    gain = kto_gain(torch.ones(4), torch.ones(4))
+    loss, logs = kto_loss(gain, torch.tensor([True, False, True, False]), torch.zeros(()), 100.0, 1.0, 3.0)
+    assert loss.item() == pytest.approx(1.0) and logs["accuracy"].item() == 0.5
+
+
+def test_kto_gradient_lowers_winners_and_raises_losers():
+    policy, reference = torch.rand(4, requires_grad=True), torch.rand(4, requires_grad=True)
+    kl = torch.zeros((), requires_grad=True)
+    desirable = torch.tensor([True, False, True, False])
+    loss, _ = kto_loss(kto_gain(policy, reference), desirable, kl, beta=1.0)
+    loss.backward()
+    assert (policy.grad[desirable] > 0).all() and (policy.grad[~desirable] < 0).all()
+    assert reference.grad is None and kl.grad is None
+
+
+def test_the_mean_over_nothing_is_zero():
+    values = torch.tensor([1.0, 3.0])
+    assert masked_mean(values, torch.tensor([False, True])) == 3.0
+    assert masked_mean(values, torch.tensor([False, False])) == 0.0

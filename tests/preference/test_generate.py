@@ -1,10 +1,12 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from adhmr.body.camera import project
 from adhmr.config.data import CropConfig
@@ -16,6 +18,7 @@ from adhmr.errors import AdhmrError
 from adhmr.models.weights import weights_hash
 from adhmr.preference import generate
 from adhmr.preference.generate import pending_units, run_stage
+from adhmr.preference.pairing import truth_record
 from tests.tiny import CROP
 
 
@@ -142,5 +145,86 @@ def test_the_scorer_ranking_without_a_scorer_is_refused(tmp_path, tiny_weights, 
 def test_shards_of_other_settings_never_mix(tmp_path, preferences, tiny_weights, studio_set):
     shutil.copytree(preferences / "studio-error", tmp_path / "studio-error")
     (tmp_path / "studio-error" / "000001.tar").unlink()
-    with pytest.raises(AdhmrError, match="pairs is 2, asked for 1"):
-        run_stage(make_config(tmp_path, tiny_weights, studio_set, pairs=1))
+    for change, message in (
+        ({"pairs": 1}, "pairs is 2, asked for 1"),
+        ({"sampler": {"eta": 0.5}}, r"sampler is .*'eta': 0.0.*, asked for .*'eta': 0.5"),
+        ({"ik": "adaptive"}, "ik is 'naive', asked for 'adaptive'"),
+    ):
+        with pytest.raises(AdhmrError, match=message):
+            run_stage(make_config(tmp_path, tiny_weights, studio_set, **change))
+
+
+def test_a_scorer_of_rotations_ranks_posed_hypotheses_also_where_the_depth_is_unknown(
+    tmp_path, tiny_weights, studio_set
+):
+    config = ScorerConfig(**{**SCORER, "variant": "pose6d"})
+    scorer = tmp_path / "scorer.safetensors"
+    save_weights(scorer, HMRScorer(config), "scorer", config.model_dump(mode="json"))
+    flat, reader = tmp_path / "flat", ShardReader(studio_set)
+    with ShardWriter(flat, source="test", split="train", licence="CC0", samples_per_shard=4) as writer:
+        for row in range(4):
+            sample = reader.read(row)
+            sample.record["has_depth"], sample.record["joints29"][:, 2] = 0, 0
+            writer.write(sample.key, cv2.imencode(".jpg", sample.image)[1].tobytes(), sample.record, {})
+    for data in (studio_set, flat):
+        run_stage(make_config(tmp_path, tiny_weights, data, ["scorer"], scorer=scorer))
+        pairs = ShardReader(tmp_path / f"{data.name}-scorer").read(0).extras["pairs.npy"]
+        assert np.isfinite(pairs["winner_value"]).all() and (pairs["winner_value"] > pairs["loser_value"]).all()
+
+
+# ------------------------------------------------------------------------------------------------ labels as winners
+def test_the_truth_wins_over_the_zero_noise_hypothesis(tmp_path, preferences, tiny_weights, studio_set):
+    run_stage(make_config(tmp_path, tiny_weights, studio_set, ["truth"], hypotheses=1))
+    made, source = ShardReader(tmp_path / "studio-truth"), ShardReader(studio_set)
+    assert made.index.keys == source.index.keys
+    zero_noise = {}
+    for row in range(len(made)):
+        for ranking in ("error", "random", "scorer"):
+            for pair in ShardReader(preferences / f"studio-{ranking}").read(row).extras["pairs.npy"]:
+                for side in ("winner", "loser"):
+                    if pair[f"{side}_index"] == 0:
+                        zero_noise[row] = pair[f"{side}_uvd"], pair[f"{side}_error"]
+    assert zero_noise
+    for row in range(len(made)):
+        sample = made.read(row)
+        (pair,) = sample.extras["pairs.npy"]
+        label = PersonCrop(CropConfig(**CROP), None)(source.read(row), RandomKey(0, row))
+        np.testing.assert_array_equal(pair["winner_uvd"], label["uvd"])
+        np.testing.assert_array_equal(pair["winner_twists"], label["twists"])
+        assert (pair["winner_index"], pair["loser_index"]) == (65535, 0) and sample.provenance["ranking"] == "truth"
+        assert pair["winner_value"] == pair["winner_error"] == 0 < pair["loser_error"] == -pair["loser_value"]
+        if row in zero_noise:
+            uvd, error = zero_noise[row]
+            np.testing.assert_allclose(pair["loser_uvd"], uvd, atol=1e-3)
+            np.testing.assert_allclose(pair["loser_error"], error, atol=1e-5)
+    figures = json.loads((tmp_path / "studio-truth" / "statistics.json").read_text())
+    assert figures["pairs"] == 10 and figures["winner_pve_mm"] == 0 and figures["right_order"] == 1.0
+
+
+def test_a_truth_that_is_not_whole_is_left_out_and_one_without_twists_refused(studio_set):
+    sample = ShardReader(studio_set).read(0)
+    crop = PersonCrop(CropConfig(**CROP), None)
+
+    def pair(margin=0.0, error=0.1, **changes):
+        record = sample.record.copy()
+        for name, value in changes.items():
+            record[name] = value
+        label = crop(replace(sample, record=record), RandomKey(0, 0))
+        return truth_record(label, np.zeros((29, 3)), np.zeros((23, 2)), error, margin)
+
+    assert len(pair()) == 1 and len(pair(margin=0.2)) == 0
+    assert len(pair(joints_conf=np.arange(29) != 5)) == len(pair(twists_conf=np.arange(23) != 5)) == 0
+    with pytest.raises(AdhmrError, match=f"sample {sample.key}: its label has no twists"):
+        pair(has_twists=0)
+
+
+def test_one_hypothesis_is_for_the_truth_alone(tmp_path, tiny_weights, studio_set):
+    with pytest.raises(ValidationError, match="hypotheses is 1, but ranking error compares two"):
+        make_config(tmp_path, tiny_weights, studio_set, ["truth", "error"], hypotheses=1)
+
+
+def test_a_stride_takes_every_so_many_th_image(tmp_path, tiny_weights, studio_set):
+    sets = [{"path": studio_set, "rankings": ["random"], "stride": 3, "limit": 3}]
+    run_stage(make_config(tmp_path, tiny_weights, studio_set, sets=sets, unit=2))
+    made = ShardReader(tmp_path / "studio-random")
+    assert made.index.keys == ShardReader(studio_set).index.keys[0:9:3] and made.index.shard_counts == [2, 1]
