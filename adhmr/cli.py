@@ -89,12 +89,18 @@ def body(body_file: Path) -> None:
 @click.option("--scorer", type=click.Path(path_type=Path), help="Weights of a scorer: the best-scored come first.")
 @click.option("--boxes", "boxes_file", type=click.Path(path_type=Path), help="Boxes of the people, .json or .csv.")
 @click.option("--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1", help="A person of the one image; repeatable.")
-@click.option("--padding", default=1.25, show_default=True, type=click.FloatRange(1, 4), help="crop.padding in training.")
+@click.option(
+    "--padding", default=1.25, show_default=True, type=click.FloatRange(1, 4), help="crop.padding in training."
+)
 @click.option("--focal", type=click.FloatRange(1), help="Focal length in pixels (default: the image's diagonal).")
 @click.option("--hypotheses", default=10, show_default=True, type=click.IntRange(1), help="Hypotheses a person.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise, together with the image's name.")
-@click.option("--output", default="inference", show_default=True, type=click.Path(path_type=Path), help="Output folder.")
-@click.option("--meshes", default="obj", show_default=True, type=click.Choice(["obj", "glb", "none"]), help="Mesh files.")
+@click.option(
+    "--output", default="inference", show_default=True, type=click.Path(path_type=Path), help="Output folder."
+)
+@click.option(
+    "--meshes", default="obj", show_default=True, type=click.Choice(["obj", "glb", "none"]), help="Mesh files."
+)
 @click.option("--save-hypotheses", default=1, show_default=True, type=click.IntRange(1), help="Meshes a person.")
 @click.option("--body", type=click.Path(path_type=Path), help="Body file in SMPL's format (default: the open body).")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(["fp32", "bf16"]))
