@@ -77,9 +77,9 @@ def clean_set(scorer: LabelScorer, path: Path, config: CleanStage) -> dict:
     if not kept.any():
         best = "none has a score" if np.isnan(raw).all() else f"the best score is {np.nanmax(score):.3f}"
         raise AdhmrError(f"{path}: no label is kept ({best}); see {folder / SCORES_NAME}, and change the limit")
-    figures = statistics(reader.name, score, kept)
+    figures = statistics(reader.name, raw, score, kept)
     write_atomically(folder / "statistics.json", json.dumps(figures, indent=1))
-    score_sheet(reader, scorer.crop, score, kept, config.pictures, folder / "sheet.jpg")
+    score_sheet(reader, scorer.crop, raw, kept, config.pictures, folder / "sheet.jpg")
     write_atomically(folder / KEPT_NAME, "".join(f"{key}\n" for key in np.array(reader.index.keys)[kept]))
     _write_shards(reader, folder, np.flatnonzero(kept), score, {"scorer": request["scorer"], **limit}, config.unit)
     return figures

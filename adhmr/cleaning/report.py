@@ -16,31 +16,31 @@ BINS = 10  # of the histogram, over scores from 0 to 1
 COLUMNS = 8
 
 
-def statistics(name: str, score: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
-    """Figures of one set; score (rows,) with NaN where a sample could not be used, kept (rows,) bool."""
-    known = score[~np.isnan(score)]
-    low, middle, high = np.percentile(known, [5, 50, 95]).tolist()
+def statistics(name: str, raw: np.ndarray, score: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
+    """Figures of one set; raw and score (rows,) with NaN where a sample could not be used, kept (rows,) bool."""
+    known = ~np.isnan(raw)
+    low, middle, high = np.percentile(raw[known], [5, 50, 95]).tolist()
     return {
         "set": name,
         "labels": len(score),
         "kept": int(kept.sum()),
         "dropped": int(len(score) - kept.sum()),
-        "unusable": int(len(score) - len(known)),  # of the dropped ones
-        "score_5%": low,
-        "score_50%": middle,
-        "score_95%": high,
-        "histogram": np.histogram(known, BINS, (0.0, 1.0))[0].tolist(),
+        "unusable": int((~known).sum()),  # of the dropped ones
+        "raw_5%": low,
+        "raw_50%": middle,
+        "raw_95%": high,
+        "histogram": np.histogram(score[known], BINS, (0.0, 1.0))[0].tolist(),
     }
 
 
 def table(figures: list[dict[str, Any]]) -> str:
     """One line a set, and below it how many labels have a score in each tenth of [0, 1]."""
-    names = ("set", "labels", "kept", "dropped", "unusable", "share kept", "score 5 %", "50 %", "95 %")
+    names = ("set", "labels", "kept", "dropped", "unusable", "share kept", "raw 5 %", "50 %", "95 %")
     rows = [
         (
             *(f"{one[name]:,}" if name != "set" else one[name] for name in names[:5]),
             f"{one['kept'] / one['labels']:.1%}",
-            *(f"{one[f'score_{part}%']:.3f}" for part in (5, 50, 95)),
+            *(f"{one[f'raw_{part}%']:.3f}" for part in (5, 50, 95)),
         )
         for one in figures
     ]
@@ -59,10 +59,10 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
 
 
 def score_sheet(
-    reader: ShardReader, crop: PersonCrop, score: np.ndarray, kept: np.ndarray, count: int, path: Path
+    reader: ShardReader, crop: PersonCrop, raw: np.ndarray, kept: np.ndarray, count: int, path: Path
 ) -> None:
     """A picture of the `count` best labels and, below them, the `count` worst, as the scorer saw them."""
-    order = np.argsort(-score, kind="stable")[: int((~np.isnan(score)).sum())]  # NaN comes last
+    order = np.argsort(-raw, kind="stable")[: int((~np.isnan(raw)).sum())]  # by raw scores, which never saturate
     count = min(count, -(-len(order) // 2))
     rows = [*order[:count], *([-1] * (-count % COLUMNS)), *order[max(count, len(order) - count) :]]  # -1: an empty cell
     cells = []
@@ -74,6 +74,6 @@ def score_sheet(
         item = crop(sample, RandomKey(0, int(row)))
         image = np.ascontiguousarray(item["image"].transpose(1, 2, 0))
         image = draw_skeleton(image, item["uvd"][:, :2], sample.record["joints_conf"])
-        cells.append(draw_text(image, f"{score[row]:.2f} {'kept' if kept[row] else 'left out'} {sample.key}"))
+        cells.append(draw_text(image, f"{raw[row]:.2f}{'' if kept[row] else ' out'} {sample.key}"))
     sheet = cv2.cvtColor(grid(cells, min(COLUMNS, len(cells))), cv2.COLOR_RGB2BGR)
     write_atomically(path, cv2.imencode(".jpg", sheet)[1].tobytes())
