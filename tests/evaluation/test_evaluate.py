@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from adhmr.body.body_model import BodyModel
+from adhmr.body.body_model import BodyModel, open_body_path
 from adhmr.config.data import CropConfig
 from adhmr.config.stages import EvaluateStage, ReportStage
 from adhmr.errors import AdhmrError
@@ -58,10 +58,15 @@ def test_a_model_that_was_evaluated_is_not_evaluated_again(tmp_path, tiny_weight
     monkeypatch.setattr(evaluate.Evaluation, "model", lambda *a: (runs.append(1), real(*a))[1])
     evaluate.run_stage(config)
     first = arrays(tmp_path)
-    evaluate.run_stage(config)
-    assert len(runs) == 1
+    copied = tmp_path / "body.npz"
+    copied.write_bytes(open_body_path().read_bytes())
+    evaluate.run_stage(make_config(tmp_path, tiny_weights, studio_set, limit=2, scorer_noise={}, body=copied))
+    assert len(runs) == 1  # the same body elsewhere
+    with np.load(copied) as stored:
+        np.savez(copied, **{**stored, "v_template": 1.1 * stored["v_template"]})
     # What changes the errors or the rankings makes them anew.
-    changes = {"crop": {"size": 64, "padding": 1.6}}, {"scorer": None}, {"seed": 5}, {"precision": "bf16"}
+    changes = [{"crop": {"size": 64, "padding": 1.6}}, {"scorer": None}, {"seed": 5}, {"precision": "bf16"}]
+    changes += [{"body": copied}, {"sampler": {"steps": 2}}, {"ik": "adaptive"}, {"protocol": {"root": "estimated"}}]
     for number, change in enumerate(changes, 2):
         evaluate.run_stage(make_config(tmp_path, tiny_weights, studio_set, limit=2, scorer_noise={}, **change))
         assert len(runs) == number, change

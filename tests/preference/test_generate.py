@@ -4,22 +4,26 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from adhmr.body.camera import project
 from adhmr.config.data import CropConfig
+from adhmr.config.model import ScorerConfig
 from adhmr.config.stages import GenerateStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
+from adhmr.data.shard_writer import ShardWriter
 from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
-from adhmr.models.weights import weights_hash
+from adhmr.models.scorer import HMRScorer
+from adhmr.models.weights import save_weights, weights_hash
 from adhmr.preference import generate
 from adhmr.preference.generate import pending_units, run_stage
 from adhmr.preference.pairing import truth_record
-from tests.tiny import CROP
+from tests.tiny import CROP, SCORER
 
 
 def make_config(output: Path, tiny_weights: Path, studio_set: Path, rankings=("error",), **changes) -> GenerateStage:
@@ -157,7 +161,7 @@ def test_shards_of_other_settings_never_mix(tmp_path, preferences, tiny_weights,
 def test_a_scorer_of_rotations_ranks_posed_hypotheses_also_where_the_depth_is_unknown(
     tmp_path, tiny_weights, studio_set
 ):
-    config = ScorerConfig(**{**SCORER, "variant": "pose6d"})
+    config = ScorerConfig(**{**SCORER, "variant": "pose6d", "relative": False})
     scorer = tmp_path / "scorer.safetensors"
     save_weights(scorer, HMRScorer(config), "scorer", config.model_dump(mode="json"))
     flat, reader = tmp_path / "flat", ShardReader(studio_set)
