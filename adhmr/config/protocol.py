@@ -41,7 +41,9 @@ class ProtocolConfig(StrictModel):
     def _fill_from_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**PRESETS.get(values.get("name", "smpl24"), {}), **values}
+        # An unknown name gets some preset, so that it is the only mistake reported.
+        preset = PRESETS.get(str(values.get("name", "smpl24")), _ON_SKELETON)
+        return {**preset, **values}
 
     @model_validator(mode="after")
     def _check_alignment(self) -> ProtocolConfig:
