@@ -90,7 +90,7 @@ def body(body_file: Path) -> None:
 @click.option("--boxes", "boxes_file", type=click.Path(path_type=Path), help="Boxes of the people, .json or .csv.")
 @click.option("--box", "boxes", multiple=True, metavar="X0,Y0,X1,Y1", help="A person of the one image; repeatable.")
 @click.option(
-    "--padding", default=1.25, show_default=True, type=click.FloatRange(1, 4), help="crop.padding in training."
+    "--padding", type=click.FloatRange(1, 4), help="Of the crops (default: what the checkpoint says it learnt with)."
 )
 @click.option("--focal", type=click.FloatRange(1), help="Focal length in pixels (default: the image's diagonal).")
 @click.option("--hypotheses", default=10, show_default=True, type=click.IntRange(1), help="Hypotheses a person.")
@@ -110,7 +110,7 @@ def infer(
     images: tuple[Path, ...],
     boxes_file: Path | None,
     boxes: tuple[str, ...],
-    padding: float,
+    padding: float | None,
     focal: float | None,
     **settings: Any,
 ) -> None:

@@ -17,7 +17,9 @@ from adhmr.inference.images import find_images, read_image
 from adhmr.inference.outputs import SHEET_COLUMNS, write_person, written_request
 from adhmr.inference.persons import Person, find_persons
 from adhmr.inference.predictor import Prediction, Predictor
-from adhmr.models.weights import weights_hash
+from adhmr.models.weights import read_metadata, weights_hash
+
+DEFAULT_PADDING = 1.25  # for weight files that do not say what crops they learnt with
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,21 @@ def infer(
     *,
     boxes_file: Path | None = None,
     boxes: Sequence[str] = (),
-    padding: float,
+    padding: float | None = None,
     focal: float | None = None,
 ) -> None:
     """Write the outputs of everybody and say one line of each.
 
-    People whose outputs are there for the very same request are left as they are.
+    `padding` None takes what the checkpoint says that it learnt with. People whose outputs are there for the very same
+    request are left as they are.
 
     Raises:
         AdhmrError: before anything is computed, what is wrong with images, boxes, weights, or outputs of another
             request; later, an image that turns out to be cut off.
     """
     files = find_images(images)
+    if padding is None:
+        padding = read_metadata(settings.checkpoint).get("crop_padding", DEFAULT_PADDING)
     people = find_persons(files, *_boxes(files, boxes_file, boxes), padding, focal)
     for path in sorted(set(files) - {person.image for person in people}):
         print(f"{path}: no box, nobody to look at", flush=True)

@@ -37,6 +37,7 @@ class ModelKind:
     place: Callable[[str], Place]
     averages: dict[str, str | None]  # entry with raw weights -> entry with their average
     left_out: Reasons
+    crop_padding: float  # of the crops that the official code trains on
 
 
 MODEL_KINDS = {
@@ -47,6 +48,7 @@ MODEL_KINDS = {
         hyponet_place,
         {"model": "ema", "model_cond": "ema_cond"},
         {},
+        1.5,  # 1.2 of Human3.6M alone
     ),
     "scorenet": ModelKind(
         "scorer",
@@ -57,6 +59,7 @@ MODEL_KINDS = {
         scorenet_place,
         {"model_score": "ema_score", "model_score_cond": "ema_score_cond"},
         {"model_score_cond: final_feat_layer.": "leads to betas, which a scorer has none of"},
+        1.5,
     ),
     "hmr-scorer": ModelKind(
         "scorer",
@@ -65,6 +68,7 @@ MODEL_KINDS = {
         hmr_scorer_place,
         {"network": None},
         {"network: smplx_layer.": "the SMPL-X body, which is a file of its own"},
+        1.2,
     ),
 }
 
@@ -103,7 +107,8 @@ def import_official(
     else:
         model, report = read_model(path, kind, weights)
         config = model.config.model_dump(mode="json")
-        save_weights(output, model, MODEL_KINDS[kind].builds, config, _source(path, report))
+        metadata = {**_source(path, report), "crop_padding": MODEL_KINDS[kind].crop_padding}
+        save_weights(output, model, MODEL_KINDS[kind].builds, config, metadata)
     report.output = output
     return report
 
@@ -197,6 +202,6 @@ def _source(path: Path, report: ImportReport) -> dict[str, Any]:
 
 def _default_output(path: Path) -> Path:
     name = path.name
-    for ending in (".tar", ".pth", ".pt", ".bin"):
+    for ending in (".tar", ".pth", ".pt", ".bin", ".safetensors"):
         name = name.removesuffix(ending)
     return path.with_name(f"{name}.safetensors")

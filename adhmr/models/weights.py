@@ -89,18 +89,24 @@ def load_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
 
     Raises AdhmrError when the file is missing, is not safetensors, or was not written by `save_weights`.
     """
+    metadata = read_metadata(path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118  (not a dict)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """ "kind", "config" and the writer's own entries of a weight file; raises as `load_weights`."""
     path = Path(path)
     if not path.is_file():
         raise AdhmrError(f"{path}: no such weight file")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except SafetensorError as error:
         raise AdhmrError(f"{path}: not a whole safetensors file ({error}); copy or train it again") from error
     if header.get("format") != FORMAT:
         raise AdhmrError(f"{path}: safetensors without ADHMR's metadata; expected a file written by a training run")
-    return state, {"kind": header["kind"], "config": json.loads(header["config"]), **json.loads(header["extra"])}
+    return {"kind": header["kind"], "config": json.loads(header["config"]), **json.loads(header["extra"])}
 
 
 def weights_hash(path: str | Path) -> str:
@@ -174,7 +180,8 @@ def load_encoder_weights(encoder: ImageEncoder | ViTEncoder, path: str | Path) -
     own = encoder.state_dict()
     line = None
     if metadata["kind"] == "backbone":
-        rest = Counter(".".join(name.split(".")[:2]) for name in own if name not in state)
+        layers = [name.removesuffix(".weight").removesuffix(".bias") for name in own if name not in state]
+        rest = Counter(".".join(layer.split(".")[:2]) for layer in layers)
         kept = ", ".join(f"{part} {count}" for part, count in rest.items())
         line = f"{path}: {len(state)} of the encoder's {len(own)} tensors; as initialised: {kept}"
         state = dict(own) | state

@@ -45,6 +45,10 @@ class Task(ABC):
         """What the weight files of the run hold; `module` is the trained or the averaged model."""
         return module
 
+    def weights_metadata(self) -> dict[str, Any]:
+        """Further provenance for the weight files; JSON-serialisable."""
+        return {}
+
     @abstractmethod
     def model_config(self) -> dict[str, Any]:
         """What `adhmr.models.weights.load_model` needs to build the module again; JSON-serialisable."""

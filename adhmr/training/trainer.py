@@ -274,7 +274,7 @@ class Trainer:
         self.dist.release(model)
         if self.dist.is_main:
             config = self.task.model_config()
-            metadata = {"step": self.step, "fingerprint": self.fingerprint}
+            metadata = {"step": self.step, "fingerprint": self.fingerprint, **self.task.weights_metadata()}
             averaged = model if self.ema is None else self.ema.module
             for name, module in (("model", averaged), ("model_raw", model)):
                 whole = self.task.exported(module)

@@ -18,6 +18,7 @@ from adhmr.errors import AdhmrError
 from adhmr.inference.infer import InferenceSettings, infer
 from adhmr.inference.persons import find_persons
 from adhmr.inference.predictor import Predictor
+from adhmr.models.weights import load_model, save_weights
 from tests.tiny import adhmr
 
 BOX = (12.0, 3.0, 50.0, 61.0)
@@ -140,6 +141,16 @@ def test_the_same_run_writes_the_same_bytes_and_another_seed_others(tmp_path, pi
     first, other = arrays(tmp_path / "a" / "first-0"), arrays(tmp_path / "c" / "first-0")
     np.testing.assert_array_equal(first["uvd"][0], other["uvd"][0])  # the zero-noise hypothesis
     assert (np.abs(first["uvd"][1:] - other["uvd"][1:]).max((1, 2)) > 1).all()
+
+
+def test_the_checkpoint_says_how_large_crops_are(tmp_path, pictures, tiny_weights):
+    base = load_model(tiny_weights / "base.safetensors", "base")
+    checkpoint = tmp_path / "base.safetensors"
+    save_weights(checkpoint, base, "base", base.config.model_dump(mode="json"), {"crop_padding": 1.7})
+    for name, told, used in (("told", None, 1.7), ("overruled", 1.4, 1.4)):
+        chosen = settings(tiny_weights, tmp_path / name, checkpoint=checkpoint)
+        infer([pictures / "first.png"], chosen, padding=told)
+        assert json.loads(str(arrays(tmp_path / name / "first-0")["request"]))["padding"] == used
 
 
 def test_finished_people_are_kept_and_other_settings_refused(tmp_path, pictures, tiny_weights, capsys):

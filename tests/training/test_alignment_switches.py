@@ -203,6 +203,20 @@ def test_in_half_precision_policy_and_reference_round_alike(dpo_config, preferen
     assert abs(loss.item() - 2 * math.log(2)) < 1e-6 and logs["joint_winner_change"] == 0
 
 
+@pytest.mark.parametrize("encoder", [{}, ENCODER], ids=["denoiser", "encoder"])
+def test_the_policy_has_dropout_and_the_reference_has_none(dpo_config, preferences, tmp_path, encoder):
+    config = BaseModelConfig(**{**BASE, "denoiser": {**BASE["denoiser"], "dropout": 0.5}})
+    torch.manual_seed(0)
+    model = BaseModel(config)
+    torch.nn.init.normal_(model.denoiser.joint_output.weight)  # zero at first, and dropout would not be seen
+    save_weights(tmp_path / "base.safetensors", model, "base", config.model_dump(mode="json"))
+    task = DpoTask(dpo_config(base=tmp_path / "base.safetensors", **encoder))
+    batch = batch_of(task, preferences / "studio-error")
+    task.model.train()  # as the trainer does
+    first, second = (task._predicted_noise(task.model, batch, *shown(task, batch)) for _ in range(2))
+    assert not torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
 # ------------------------------------------------------------------------------------------------ noise
 def test_noise_is_shared_or_each_sides_own(dpo_config, preferences):
     shared, own = (DpoTask(dpo_config(noise=noise)) for noise in ("shared", "independent"))

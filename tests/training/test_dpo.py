@@ -39,6 +39,13 @@ def test_the_first_alignment_loss_is_that_of_a_coin(dpo):
         assert logs[f"{group}_margin"] == logs[f"{group}_winner_change"] == logs[f"{group}_loser_change"] == 0
 
 
+def test_aligned_weights_keep_what_the_base_says_of_its_crops(dpo_config, tiny_weights, tmp_path):
+    base = load_model(tiny_weights / "base.safetensors", "base")
+    config = base.config.model_dump(mode="json")
+    save_weights(tmp_path / "base.safetensors", base, "base", config, {"crop_padding": 1.3, "step": 9})
+    assert DpoTask(dpo_config(base=tmp_path / "base.safetensors")).weights_metadata() == {"crop_padding": 1.3}
+
+
 def test_a_single_norm_has_one_term(dpo_config, preferences):
     task = DpoTask(dpo_config(norm="single"))
     loss, logs = task.loss(task.model, batch_of(task, preferences / "studio-error"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adhmr.body.codec import PoseCodec
-from adhmr.models.weights import load_model, load_weights
+from adhmr.models.weights import load_model, load_weights, read_metadata
 from adhmr.training.run import run_stage
 from adhmr.training.tasks.base import BaseTask, draw_timesteps
 from adhmr.training.tasks.scorer import ScorerTask
@@ -87,6 +87,7 @@ def test_a_short_base_run_exports_a_base_model(base_config, tmp_path, studio_set
     config.output.mkdir()
     run_stage(config)
     assert load_model(config.output / "model.safetensors", "base").config == config.model
+    assert read_metadata(config.output / "model.safetensors")["crop_padding"] == config.data.crop.padding
     lines = (config.output / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2 and '"evaluation/pve_zero"' in lines[-1]
 

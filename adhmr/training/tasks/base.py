@@ -131,5 +131,8 @@ class BaseTask(Task):
         body = BodyModel(self.config.body)
         return quick_errors(model, validation.path, crop, self.config.validation_limit, VALIDATION_SEED, body)
 
+    def weights_metadata(self) -> dict[str, Any]:
+        return {"crop_padding": self.config.data.crop.padding}
+
     def model_config(self) -> dict[str, Any]:
         return self.model.config.model_dump(mode="json")

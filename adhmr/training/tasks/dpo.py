@@ -18,7 +18,7 @@ from adhmr.diffusion.schedule import LinearSchedule
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
-from adhmr.models.weights import load_model
+from adhmr.models.weights import load_model, read_metadata
 from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss, kto_gain, kto_loss, masked_mean
 from adhmr.preference.records import encoder_hash, features_from_batch
 from adhmr.training.distributed import mean_over_ranks
@@ -162,6 +162,9 @@ class DpoTask(Task):
         crop = CropConfig(size=self.base_config.crop_size, padding=padding)
         body = BodyModel(self.config.body)
         return quick_errors(self.exported(model), validation.path, crop, limit, VALIDATION_SEED, body)
+
+    def weights_metadata(self) -> dict[str, Any]:
+        return {name: value for name, value in read_metadata(self.config.base).items() if name == "crop_padding"}
 
     def model_config(self) -> dict[str, Any]:
         return self.base_config.model_dump(mode="json")

@@ -110,5 +110,8 @@ class ScorerTask(Task):
         losses = [calibration_loss(raw, errors[..., index], worst[index]) for index in range(len(ERROR_NAMES))]
         return torch.stack(losses).mean()
 
+    def weights_metadata(self) -> dict[str, Any]:
+        return {"crop_padding": self.config.data.crop.padding}
+
     def model_config(self) -> dict[str, Any]:
         return self.config.model.model_dump(mode="json")
