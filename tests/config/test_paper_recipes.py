@@ -1,4 +1,4 @@
-"""The paper's alignment recipes: what one reads another writes, and each sets the switches that its name promises."""
+"""The paper's recipes of alignment and evaluation: what one reads another writes; names promise switches."""
 
 from pathlib import Path
 
@@ -77,3 +77,13 @@ def test_the_official_recipes_and_no_others_do_what_the_code_does(name):
         lr = config.optim.lr
         assert lr * config.encoder_lr_scale == pytest.approx(1e-4)
         assert lr * config.encoder_head_lr_scale == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("benchmark", ["3dpw", "h36m"])
+def test_evaluations_are_strict_but_for_the_official_ones(benchmark):
+    strict, official = RECIPES[f"evaluate-{benchmark}"], RECIPES[f"evaluate-{benchmark}-official"]
+    assert strict.protocol.title == benchmark and official.protocol.title == f"{benchmark}-official"
+    assert (strict.protocol.candidates, strict.protocol.stride) == ("strict", 1)
+    assert (official.protocol.candidates, official.protocol.stride) == ("official", 10)
+    assert strict.crop == official.crop == RECIPES[f"pairs-studio-{benchmark}"].crop
+    assert strict.hypotheses == official.hypotheses == [10, 100, 200]
