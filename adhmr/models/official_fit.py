@@ -145,7 +145,7 @@ def fit(
         shape = _official_shape([own[name] for name, _ in names])
         value = official.states[entry].get(key)
         if value is None:
-            reason = "counts batches; set to 0" if key.endswith(_COUNTER) else _reason(names[0][0], may_miss)
+            reason = _reason(names[0][0], may_miss) or ("counts batches; set to 0" if key.endswith(_COUNTER) else None)
             if reason is None:
                 problems.append(f"{label} {shape} is missing")
             else:
