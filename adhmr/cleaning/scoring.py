@@ -16,7 +16,7 @@ from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import iterate_set
 from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
-from adhmr.models.weights import load_model, weights_hash
+from adhmr.models.weights import load_model, read_metadata, weights_hash
 from adhmr.preference.noised_truth import as_hypotheses
 
 
@@ -28,12 +28,15 @@ class LabelScorer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.scorer = load_model(config.scorer, "scorer").to(self.device)
         self.body = BodyModel(config.body).to(self.device)
+        padding = config.padding or read_metadata(config.scorer).get("crop_padding")
+        if padding is None:
+            raise AdhmrError(f"{config.scorer}: does not say how large its crops were; set padding as in its training")
         height, aspect = self.scorer.config.crop_size, self.scorer.config.crop_aspect
-        self.crop = LabelledCrop(CropConfig(size=height, aspect=aspect, padding=config.padding))
+        self.crop = LabelledCrop(CropConfig(size=height, aspect=aspect, padding=padding))
         self.provenance: dict[str, Any] = {
             "scorer": weights_hash(config.scorer),
             "body": body_hash(config.body),
-            "padding": config.padding,
+            "padding": padding,
             "precision": config.precision,
             "images_per_batch": config.images_per_batch,  # changes the last bits of scores, and with them choices
         }

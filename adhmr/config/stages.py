@@ -271,7 +271,7 @@ class CleanStage(StageConfig):
     stage: Literal["clean"]
     scorer: Path
     sets: list[Path] = Field(min_length=1)  # labelled: pose, shape and depth
-    padding: float = Field(1.2, ge=1)  # of the crops, as the scorer was trained
+    padding: float | None = Field(None, ge=1)  # of the crops; null: what the scorer's file says that it learnt with
     threshold: float | None = Field(None, ge=0, le=1)  # labels whose score sigmoid(5 raw) is below it are left out
     percentile: float | None = Field(None, ge=0, lt=100)  # instead: this share of each set, the lowest scores
     images_per_batch: int = Field(32, gt=0)

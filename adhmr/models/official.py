@@ -144,6 +144,8 @@ def read_model(path: str | Path, kind: str, weights: str | None = None) -> tuple
     model = layout.model(layout.config)
     own = model.state_dict()
     state = fit(official, own, layout.place, report, layout.left_out, {})
+    if weights == "ema":
+        report.taken = {f"{averages[entry]} with buffers of {entry}": count for entry, count in report.taken.items()}
     model.load_state_dict(own | state)
     report.notes.append(_apply_masks(model))
     return model.eval(), report
@@ -166,7 +168,7 @@ def _other_entries(path: Path, content: dict[str, Any], layout: ModelKind, weigh
     for entry, value in content.items():
         if entry in layout.averages:
             if weights == "ema":
-                left_out.append((entry, "weights as trained: only their buffers were taken"))
+                left_out.append((entry, "parameters as trained; the buffers were taken"))
         elif entry in layout.averages.values():
             if weights == "raw":
                 left_out.append((entry, "averaged weights; --weights ema takes them"))
@@ -182,15 +184,14 @@ def _other_entries(path: Path, content: dict[str, Any], layout: ModelKind, weigh
 @torch.no_grad()
 def _apply_masks(model: nn.Module) -> str:
     """Zero the weights outside the token graph; returns the line that says so."""
-    layers = changed = outside = 0
+    changed = outside = 0
     for layer in model.modules():
         if isinstance(layer, MaskedLinear):
             masked = layer.masked_weight()
-            layers += 1
             outside += int((layer.token_mask == 0).sum()) * layer.weight_shape[1] * layer.weight_shape[3]
             changed += int((masked != layer.weight).sum())
             layer.weight.copy_(masked)
-    return f"masks: applied to {layers} layers; of {outside:,} entries outside them, {changed:,} were not zero"
+    return f"masks applied: of {outside:,} entries outside them, {changed:,} were not zero"
 
 
 def _source(path: Path, report: ImportReport) -> dict[str, Any]:

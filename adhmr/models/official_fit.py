@@ -3,7 +3,6 @@
 Every tensor of the file ends in one of the lists of the report, or in an error. Reading is in official_file.py.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ Reasons = Mapping[str, str]
 _COUNTER = "num_batches_tracked"
 _SHOWN_PROBLEMS = 4
 #: Parts that say nothing about where a tensor belongs: a group's name has one part more.
-_WRAPPERS = {"module", "backbone", "neck", "encoder"}
+_WRAPPERS = {"module", "backbone", "neck", "encoder", "score_net"}
 
 
 @dataclass
@@ -50,20 +49,19 @@ class ImportReport:
 
 
 def _grouped(named: list[tuple[str, str]]) -> list[str]:
-    """Names and reasons, those of one module and reason in one line with their number."""
-    groups: Counter[tuple[str, str]] = Counter()
-    single: dict[tuple[str, str], str] = {}
+    """A line for each reason: the names, or for several of one module its name and their number."""
+    groups: dict[str, dict[str, list[str]]] = {}  # reason -> module -> names
     for name, reason in named:
         entry, colon, key = name.rpartition(": ")
         parts = key.split(".")
         depth = next((depth for depth, part in enumerate(parts) if part not in _WRAPPERS), len(parts) - 1) + 1
-        group = (f"{entry}{colon}{'.'.join(parts[:depth])}", reason)
-        groups[group] += 1
-        single[group] = name
-    return [
-        f"{single[group] if count == 1 else f'{group[0]}.* {count} tensors'} ({group[1]})"
-        for group, count in groups.items()
-    ]
+        module = f"{entry}{colon}{'.'.join(parts[:depth])}"
+        groups.setdefault(reason, {}).setdefault(module, []).append(name)
+    lines = []
+    for reason, modules in groups.items():
+        told = (names[0] if len(names) == 1 else f"{module}.* {len(names)} tensors" for module, names in modules.items())
+        lines.append(f"{', '.join(told)} ({reason})")
+    return lines
 
 
 class OfficialStates:

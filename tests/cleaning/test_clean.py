@@ -199,6 +199,17 @@ def test_samples_that_cannot_be_used_are_left_out_and_noted(config, studio_set, 
     assert [json.loads(line)["key"] for line in lines] == [ShardReader(studio_set).index.keys[row] for row in (1, 5)]
 
 
+def test_crops_are_padded_as_the_scorer_learnt(config, tmp_path):
+    model, path = HMRScorer(ScorerConfig(**SCORER)), tmp_path / "scorer.safetensors"
+    settings = (model, "scorer", model.config.model_dump(mode="json"))
+    save_weights(path, *settings)
+    with pytest.raises(AdhmrError, match="does not say how large its crops were; set padding"):
+        LabelScorer(config(scorer=path, padding=None))
+    save_weights(path, *settings, {"crop_padding": 1.4})
+    assert LabelScorer(config(scorer=path, padding=None)).crop.crop.padding == 1.4
+    assert LabelScorer(config(scorer=path)).crop.crop.padding == CROP["padding"]
+
+
 def test_a_set_without_labels_of_bodies_is_refused(config, studio_set, tmp_path):
     def flat(row, image, record):
         record["has_pose"] = record["has_depth"] = 0

@@ -103,5 +103,4 @@ def test_cleaning_is_the_papers():
     config = recipe("clean")
     assert config.threshold == 0.6 and config.percentile is None
     assert [path.name for path in config.sets] == ["coco-train", "mpii-train", "h36m-train", "3dhp-train"]
-    assert config.padding == recipe("scorer-calibrated").data.crop.padding
     assert config.scorer.parent == recipe("scorer-calibrated").output
