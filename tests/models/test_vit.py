@@ -16,7 +16,7 @@ def small(**options) -> ViTEncoder:
 
 
 def as_timm(encoder: ViTEncoder) -> VisionTransformer:
-    """timm's transformer with the same weights: task tokens are its registers, entry 0 of the positions is folded in."""
+    """timm's transformer with the same weights: task tokens are its registers, the first position is folded in."""
     config = encoder.config
     model = VisionTransformer(
         img_size=config.input_size,

@@ -1,7 +1,8 @@
 """How fast the paper-size denoiser samples: hypotheses/s in fp32 and bf16, N images x M hypotheses.
 
 Baselines, measured in turn with it in the same run: the plain variant, which repeats an image's memory for each of its
-hypotheses, and the machine's own rate of matrix products. The last line is JSON. Weights are random: they cost the same.
+hypotheses, and the machine's own rate of matrix products. Weights are random, which costs the same. The last line is
+JSON.
 
     python tools/benchmark/denoiser.py [--images 4 --hypotheses 25 --rounds 5 --compile]
 """
