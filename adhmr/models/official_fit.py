@@ -59,7 +59,9 @@ def _grouped(named: list[tuple[str, str]]) -> list[str]:
         groups.setdefault(reason, {}).setdefault(module, []).append(name)
     lines = []
     for reason, modules in groups.items():
-        told = (names[0] if len(names) == 1 else f"{module}.* {len(names)} tensors" for module, names in modules.items())
+        told = (
+            names[0] if len(names) == 1 else f"{module}.* {len(names)} tensors" for module, names in modules.items()
+        )
         lines.append(f"{', '.join(told)} ({reason})")
     return lines
 
