@@ -24,7 +24,6 @@ from adhmr.models.official_fit import ImportReport, OfficialStates, Reasons, fit
 from adhmr.models.official_names import Place, hrnet_key
 from adhmr.models.vit import ViTEncoder
 
-_NO_TOKENS = {"task_tokens": "learnt tokens of the pose networks that came after; as initialised"}
 _HRNET_TIMM = ("neck.backbone.", "neck.increase.", "neck.reduce.")
 
 
@@ -69,7 +68,7 @@ _VITPOSE = InitialKind(_vit, key=lambda name: name, prefix="backbone.", others=_
 _SMPLER_X = InitialKind(_vit, key=lambda name: name, entry="network", prefix="encoder.", others="the rest of SMPLer-X")
 _TIMM_HRNET = InitialKind(
     _hrnet,
-    key=lambda name: hrnet_key(name) if name.startswith(("neck.backbone.", "neck.increase.", "neck.reduce.")) else None,
+    key=lambda name: hrnet_key(name) if name.startswith(_HRNET_TIMM) else None,
     left_out={"final_layer.": _CLASSIFIER, "classifier.": _CLASSIFIER},
 )
 _TIMM_VIT = InitialKind(
