@@ -29,11 +29,15 @@ if [ "$(cat .venv/.adhmr-setup 2>/dev/null || true)" = "$stamp" ]; then
 fi
 echo "setup: installing into .venv ($gpu; a few minutes the first time)"
 pip() { .venv/bin/python -m pip "$@" --disable-pip-version-check -q 2> >(grep -v "is ignored: it is neither a file nor a directory" >&2); }
-if [ "$gpu" = cpu ] && ! .venv/bin/python -c 'import torch' 2>/dev/null; then
+constraint=()
+if [ "$gpu" = cpu ]; then
     # A fixed version lets pip prefer a CPU build ("2.13.0+cpu") where the configured index or a local folder has one.
-    pip install "torch==2.13.0" ${ADHMR_TORCH_INDEX:+--index-url "$ADHMR_TORCH_INDEX"}
+    .venv/bin/python -c 'import torch' 2>/dev/null || pip install "torch==2.13.0" ${ADHMR_TORCH_INDEX:+--index-url "$ADHMR_TORCH_INDEX"}
+    # Else the newest torchvision would bring the newest torch, with gigabytes of CUDA, in place of the CPU build.
+    .venv/bin/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > .venv/.adhmr-torch
+    constraint=(-c .venv/.adhmr-torch)
 fi
-pip install -r requirements.txt
+pip install -r requirements.txt "${constraint[@]}"
 pip install --no-deps --no-build-isolation -e . 2>/dev/null || { pip install setuptools wheel; pip install --no-deps --no-build-isolation -e .; }
 echo "$stamp" > .venv/.adhmr-setup
 .venv/bin/python -c 'import torch; print("setup: ready, torch", torch.__version__)'
