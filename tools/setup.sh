@@ -34,7 +34,7 @@ if [ "$gpu" = cpu ]; then
     # A fixed version lets pip prefer a CPU build ("2.13.0+cpu") where the configured index or a local folder has one.
     .venv/bin/python -c 'import torch' 2>/dev/null || pip install "torch==2.13.0" ${ADHMR_TORCH_INDEX:+--index-url "$ADHMR_TORCH_INDEX"}
     # Else the newest torchvision would bring the newest torch, with gigabytes of CUDA, in place of the CPU build.
-    .venv/bin/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > .venv/.adhmr-torch
+    .venv/bin/python -W ignore -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > .venv/.adhmr-torch
     constraint=(-c .venv/.adhmr-torch)
 fi
 pip install -r requirements.txt "${constraint[@]}"
