@@ -103,7 +103,9 @@ def test_official_files_load_and_pose_as_their_plain_arrays(
     assert body.leaf_vertices.tolist() == [411, 2445, 5905, 3216, 6617]
     rotations = roma.rotvec_to_rotmat(0.3 * torch.randn(2, 24, 3))
     posed, expected = body(rotations, torch.ones(2, 10)), plain(rotations, torch.ones(2, 10))
-    assert torch.equal(posed.vertices, expected.vertices) and torch.equal(posed.joints29, expected.joints29)
+    torch.testing.assert_close(posed, expected, atol=1e-6, rtol=1e-6)  # sums of several threads differ in last bits
+    for (buffer, found), (_, wanted) in zip(body.named_buffers(), plain.named_buffers(), strict=True):
+        assert torch.equal(found, wanted), buffer
 
     regressor = np.random.default_rng(0).random((17, 6890)).astype(np.float32)
     np.save(tmp_path / "J_regressor_h36m.npy", regressor)
