@@ -49,13 +49,12 @@ class PersonCrop:
         self.sets = {item.set_name: item for item in sets}
 
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, np.ndarray | float | int | str]:
-        image, record = sample.image, sample.record
-        size, augment = self.crop.size, self.augment
+        record, size, augment = sample.record, self.crop.size, self.augment
         own = self.sets[sample.dataset] if self.sets else None
         padding = self.crop.padding if own is None or own.padding is None else own.padding
         rng = key.rng("augment") if augment else None
         if rng is not None and rng.random() < augment.flip_probability:
-            image, record = cv2.flip(image, 1), mirror(record)
+            record = mirror(record)
 
         centre, side = self._box(sample, record, padding)
         angle = 0.0
@@ -67,9 +66,12 @@ class PersonCrop:
             angle = float(np.radians(turn)) if rng.random() < augment.rotation_probability else 0.0
         affine = square_affine(centre, side, angle, size)  # (2, 3)
         affine[0, 2] -= (size - self.crop.width) / 2  # a tall crop is the middle of the square one
-        image = warp(image, affine, (size, self.crop.width))
+        stored = affine  # from pixels of the image as it is stored
+        if record is not sample.record:
+            stored = affine @ [[-1.0, 0.0, sample.image.shape[1]], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        image = warp(sample.image, stored, (size, self.crop.width))
         if rng is not None:
-            image = self._recolour(image, rng)
+            self._recolour(image, rng)
             probability = augment.occlusion_probability
             if own is not None and own.occlusion_probability is not None:
                 probability = own.occlusion_probability
@@ -82,11 +84,8 @@ class PersonCrop:
             raise CorruptSampleError(sample.dataset, "its record", sample.key, f"{bad[0]} is not finite")
         if own is not None and own.labels is not None:
             self._unsupervise(labels, own.labels)
-        crop = np.ascontiguousarray(image.transpose(2, 0, 1))
-        if record is not sample.record:  # flipped: from pixels of the image as it is stored
-            affine = affine @ [[-1.0, 0.0, sample.image.shape[1]], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-        labels["affine"] = affine.astype(np.float32)
-        return {"image": crop, **labels, "dataset": sample.dataset, "key": sample.key}
+        labels["affine"] = stored.astype(np.float32)
+        return {"image": image, **labels, "dataset": sample.dataset, "key": sample.key}
 
     def _box(self, sample: RawSample, record: np.void, padding: float) -> tuple[np.ndarray, float]:
         """Centre (2,) and height of the box around the known body joints, padded; pixels of the stored image."""
@@ -138,14 +137,13 @@ class PersonCrop:
         if "betas" not in supervised:
             labels["betas_weight"] = 0.0
 
-    def _recolour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        factors = rng.uniform(1 - self.augment.colour, 1 + self.augment.colour, 3)
-        table = np.clip(np.arange(256)[:, None] * factors + 0.5, 0, 255).astype(np.uint8)  # (256, 3)
-        return cv2.LUT(image, table[None])
+    def _recolour(self, image: np.ndarray, rng: np.random.Generator) -> None:
+        for plane, factor in zip(image, rng.uniform(1 - self.augment.colour, 1 + self.augment.colour, 3)):
+            cv2.convertScaleAbs(plane, plane, factor)
 
     def _occlude(self, image: np.ndarray, padding: float, rng: np.random.Generator) -> None:
         """Fill a rectangle of noise whose centre lies in the person's box, which is the crop without its padding."""
-        shape = np.array(image.shape[1::-1])  # width, height
+        shape = np.array(image.shape[:0:-1])  # width, height
         box = shape / padding
         area = rng.uniform(0, OCCLUDER_AREA) * box.prod()
         aspect = OCCLUDER_ASPECT ** rng.uniform(-1, 1)
@@ -153,7 +151,7 @@ class PersonCrop:
         middle = shape / 2 + box * rng.uniform(-0.5, 0.5, 2)
         left, top = np.clip(np.round(middle - half), 0, shape).astype(int)
         right, bottom = np.clip(np.round(middle + half), 0, shape).astype(int)
-        image[top:bottom, left:right] = rng.integers(0, 256, (bottom - top, right - left, 3), np.uint8)
+        image[:, top:bottom, left:right] = rng.integers(0, 256, (3, bottom - top, right - left), np.uint8)
 
 
 class LabelledCrop(PersonCrop):
@@ -179,9 +177,9 @@ def square_affine(centre: np.ndarray, side: float, angle: float, size: int) -> n
 
 
 def warp(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The crop of `shape` (height, width) of an (H, W, 3) image; affine (2, 3) maps continuous image to crop pixels.
+    """The crop (3, *shape) of an (H, W, 3) image; affine (2, 3) maps continuous image to crop pixels.
 
-    Outside the image is black.
+    `shape` is (height, width). Outside the image is black.
     """
     scale = float(np.hypot(affine[0, 0], affine[1, 0]))
     reduction = int(1 / scale + 0.25)
@@ -194,4 +192,9 @@ def warp(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.nd
     # OpenCV's coordinates are pixel centres: continuous pixel x is its x - 1/2.
     indexed = affine.copy()
     indexed[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
-    return cv2.warpAffine(image, indexed, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    # OpenCV warps four channels twice as fast as three, and splits ten times as fast as numpy transposes.
+    image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
+    image = cv2.warpAffine(image, indexed, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    planes = np.empty((4, *shape), np.uint8)
+    cv2.split(image, list(planes))
+    return planes[:3]

@@ -54,7 +54,7 @@ class Person:
 
     def crop(self, image: np.ndarray, size: int) -> np.ndarray:
         """(size, size, 3) uint8 of the person's image (H, W, 3); black beyond the image."""
-        return warp(image, self.affine(size), (size, size))
+        return np.ascontiguousarray(warp(image, self.affine(size), (size, size)).transpose(1, 2, 0))
 
     def crop_intrinsics(self, size: int) -> np.ndarray:
         """(3, 3) of a crop of `size` pixels."""

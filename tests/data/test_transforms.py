@@ -207,7 +207,7 @@ def test_shrinking_averages_instead_of_picking_pixels():
     """A fine checkerboard becomes grey, not a moire of black and white."""
     board = (np.indices((384, 384)).sum(0) % 2 * 255).astype(np.uint8)
     small = warp(np.repeat(board[..., None], 3, -1), square_affine(np.array([192.0, 192.0]), 384.0, 0.1, 96), (96, 96))
-    inner = small[20:76, 20:76].astype(int)
+    inner = small[:, 20:76, 20:76].astype(int)
     assert np.abs(inner - 127).max() < 12
 
 
