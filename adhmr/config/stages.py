@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
-from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig, Fraction
+from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig, Fraction, PhaseConfig
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.protocol import ProtocolConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
@@ -214,7 +214,7 @@ class GenerateStage(HypothesesStage):
 
 class PreferenceSet(StrictModel):
     path: Path
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, ge=0)  # share of the first mixture; 0: not in it
     occlusion_probability: Fraction | None = None  # in place of augment.occlusion_probability
 
 
@@ -227,6 +227,8 @@ class DpoStage(TrainingStage):
     base_ema: Path | None = None  # the base's averaged weights, where the average starts; null: at the policy's own
     preferences: list[PreferenceSet]
     period: int = 64
+    phases: list[PhaseConfig] = []  # as data.phases, by names of folders
+    skip_ranges: list[tuple[int, int]] = []  # as data.skip_ranges
     pairs_per_image: int = Field(1, gt=0)
     augment: AugmentConfig | None = None  # of the stored crops; pairs move with them
     workers: int = 1

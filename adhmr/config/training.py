@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import Field
 
 from adhmr.config.base import StrictModel
-from adhmr.errors import AdhmrError
 
 
 class OptimConfig(StrictModel):
@@ -27,7 +26,7 @@ class TrainConfig(StrictModel):
     """Length, batch, precision, and how often to log, save and evaluate (all counted in optimizer steps)."""
 
     steps: int = Field(gt=0)
-    global_batch: int = Field(gt=0)  # samples an optimizer step, over all ranks and micro-steps
+    global_batch: int = Field(gt=0)  # samples an optimizer step, over all ranks and micro-steps; data.phases change it
     micro_batch: int | None = Field(None, gt=0)  # samples a forward pass of one rank; null: global_batch / ranks
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast, the weights stay fp32
     ema_decay: float | None = Field(0.999, ge=0, lt=1)  # null: no average of the weights
@@ -39,20 +38,6 @@ class TrainConfig(StrictModel):
     keep_last: int = Field(2, gt=0)  # newest checkpoints kept, beside the best one
     max_nonfinite: int = Field(10, ge=0)  # skipped steps in a row before the run ends with an error
     max_seconds: float | None = Field(None, gt=0)  # of this process; then save and leave for a requeue
-
-    def micro_batch_size(self, world_size: int) -> int:
-        """Samples in one forward pass of one rank. Raises AdhmrError when the global batch does not divide evenly."""
-        micro = self.micro_batch or max(self.global_batch // world_size, 1)
-        if self.global_batch % (micro * world_size):
-            raise AdhmrError(
-                f"train.global_batch={self.global_batch} is not a multiple of train.micro_batch={micro} x {world_size} "
-                f"processes; change one of them"
-            )
-        return micro
-
-    def accumulation(self, world_size: int) -> int:
-        """Micro-steps an optimizer step."""
-        return self.global_batch // (self.micro_batch_size(world_size) * world_size)
 
 
 class TrackingConfig(StrictModel):

@@ -3,37 +3,51 @@
 Nothing but the plan enters: no rank, worker, prefetching or history. Reading samples and batching are in stream.py.
 """
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
-from adhmr.data.randomness import permutation_for
+from adhmr.data.randomness import permutation_for, philox_for
 from adhmr.errors import AdhmrError
 
 PLAN_VERSION = 1
 CHECKED_POSITIONS = 1000
+SUBSTITUTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSet:
-    """One data set of a plan: rows of each shard, its share of the mixture, and the fingerprint of its index."""
+    """One data set of a plan: rows of each shard, its share of the first mixture (0: none), the fingerprint of its
+    index, and what else its samples depend on."""
 
     name: str
     shard_counts: tuple[int, ...]
     weight: float = 1.0
     fingerprint: str = ""
+    settings: Mapping = field(default_factory=dict)
+
+    @property
+    def source(self) -> dict:
+        """Its fingerprint and settings: with the seed, all that its samples are made from. JSON types."""
+        return {"fingerprint": self.fingerprint, **self.settings}
 
 
 @dataclass(frozen=True)
 class Phase:
-    """The mixture from position `start` on; bases hold how often each set was drawn before it."""
+    """The mixture from position `start` on, where step `from_step` begins.
+
+    bases: how often each set was drawn before it; sources: what the samples of each set are made from.
+    """
 
     start: int
+    from_step: int
     weights: dict[str, float]
     bases: dict[str, int]
+    sources: dict[str, dict]
 
 
 class SetOrder:
@@ -86,6 +100,7 @@ class Plan:
 
     Args:
         sets: the data sets; their weights make the first phase. The order of the list does not matter: names do.
+            A set of weight 0 waits for a phase that names it.
         seed: of every permutation.
         period: every `period` positions hold exactly the same number of samples of each set.
         block, window: rows in a block and blocks in a window, see SetOrder.
@@ -113,12 +128,10 @@ class Plan:
         for plan_set in self.sets:
             if sum(plan_set.shard_counts) == 0:
                 raise AdhmrError(f"data set {plan_set.name} has no samples")
-        weights = {plan_set.name: plan_set.weight for plan_set in self.sets}
-        self.phases = tuple(phases) or (Phase(0, weights, dict.fromkeys(weights, 0)),)
-        self.skip_ranges = _merged(skip_ranges)
+        weights = {plan_set.name: plan_set.weight for plan_set in self.sets if plan_set.weight != 0}
         self._orders = [SetOrder(item.name, item.shard_counts, seed, block, window) for item in self.sets]
-        self._quotas = [largest_remainder(phase.weights, period) for phase in self.phases]
-        self._mix = lru_cache(maxsize=8)(self._make_mix)
+        first = Phase(0, 0, weights, dict.fromkeys(weights, 0), self._sources(weights))
+        self._set_history(tuple(phases) or (first,), skip_ranges)
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_mix"}
@@ -141,11 +154,20 @@ class Plan:
         number = self._number[name]
         return number, *self._orders[number].at(draw)
 
-    def switched(self, position: int, weights: Mapping[str, float]) -> "Plan":
+    def substitutes_at(self, position: int) -> list[int]:
+        """Rows of the same set that take the place of a sample that cannot be read, in this order."""
+        rows = self._orders[self._number[self._draw_at(position)[0]]].num_rows
+        return [int(draw % rows) for draw in philox_for(self.seed, "substitute", position).random_raw(SUBSTITUTES)]
+
+    def phase_at(self, position: int) -> Phase:
+        """The mixture that a position belongs to."""
+        return self.phases[self._phase_number(position)]
+
+    def switched(self, position: int, weights: Mapping[str, float], from_step: int = 0) -> "Plan":
         """The same plan, with other weights from `position` on; what was drawn before is not drawn again in its epoch.
 
-        Sets without a weight are no longer drawn. Raises AdhmrError for names that are not among `sets`, and when
-        `position` comes before the last phase.
+        Sets without a weight are no longer drawn; a set whose data have changed since they were drawn begins anew.
+        Raises AdhmrError for names that are not among `sets`, and when `position` comes before the last phase.
         """
         unknown = sorted(set(weights) - set(self._number))
         if unknown:
@@ -154,69 +176,22 @@ class Plan:
         if position < last.start:
             raise AdhmrError(f"the mixture cannot change at position {position}: it changed at {last.start} already")
         bases = {name: 0 for name in weights} | last.bases | self._drawn_before(position)
-        return self._with(phases=(*self.phases, Phase(position, dict(weights), bases)))
+        former = {name: source for phase in self.phases for name, source in phase.sources.items()}  # the newest win
+        sources = self._sources(weights)
+        for name, source in sources.items():
+            if former.get(name, source)["fingerprint"] != source["fingerprint"]:
+                bases[name] = 0
+        return self.altered(phases=(*self.phases, Phase(position, from_step, dict(weights), bases, sources)))
 
-    def resumed(self, state: Mapping, index: int) -> "Plan":
-        """This plan with the history of a checkpoint: what a run goes on with from the index-th sample of its stream.
-
-        Weights, sets or skipped ranges that differ from the checkpoint's hold from there on. Raises AdhmrError as
-        check_state does, and when a range is skipped that the run has passed.
-        """
-        self.check_state(state)
-        past = self._with(
-            phases=tuple(Phase(**phase) for phase in state["phases"]),
-            skip_ranges=[tuple(pair) for pair in state["skip_ranges"]],
+    def altered(
+        self, *, phases: Sequence[Phase] | None = None, skip_ranges: Sequence[tuple[int, int]] | None = None
+    ) -> "Plan":
+        """The same plan with another history."""
+        plan = copy.copy(self)
+        plan._set_history(
+            self.phases if phases is None else phases, self.skip_ranges if skip_ranges is None else skip_ranges
         )
-        position = past.position_of(index)
-        before = [tuple(pair) for pair in past.skip_ranges if pair[0] < position]
-        if [pair for pair in self.skip_ranges if pair[0] < position] not in ([], before):
-            raise AdhmrError(f"skip_ranges {self.skip_ranges}: the run is at position {position}; skip only later ones")
-        later = [pair for pair in self.skip_ranges if pair[0] >= position]
-        plan = past._with(skip_ranges=[*before, *later])
-        weights = {plan_set.name: plan_set.weight for plan_set in self.sets}
-        return plan if weights == past.phases[-1].weights else plan.switched(position, weights)
-
-    def state_dict(self) -> dict:
-        """What a checkpoint keeps, as JSON types; the trainer's step is kept by the trainer."""
-        return {
-            "version": PLAN_VERSION,
-            "seed": self.seed,
-            "period": self.period,
-            "block": self.block,
-            "window": self.window,
-            "phases": [asdict(phase) for phase in self.phases],
-            "skip_ranges": [list(pair) for pair in self.skip_ranges],
-            "fingerprints": {plan_set.name: plan_set.fingerprint for plan_set in self.sets},
-            "checksum": self.checksum(),
-        }
-
-    def check_state(self, state: Mapping) -> None:
-        """Raise AdhmrError unless a checkpoint's samples up to now are the ones that this plan gives.
-
-        Sets that were added or taken away are no error; a set whose data changed under its name is.
-        """
-        settings = {name: getattr(self, name) for name in ("seed", "period", "block", "window")}
-        for field, own in {"version": PLAN_VERSION, **settings}.items():
-            if state.get(field) != own:
-                raise AdhmrError(
-                    f"the checkpoint's data plan has {field} {state.get(field)}, the configuration has {own}: "
-                    "restore the value or start a new run"
-                )
-        for plan_set in self.sets:
-            before = state["fingerprints"].get(plan_set.name, plan_set.fingerprint)
-            if before != plan_set.fingerprint:
-                raise AdhmrError(
-                    f"data set {plan_set.name} has changed since the checkpoint was written (index {before[:12]} then, "
-                    f"{plan_set.fingerprint[:12]} now): restore it, give the new data another name, or start a new run"
-                )
-        phases = tuple(Phase(**phase) for phase in state["phases"])
-        if set(phases[-1].weights) <= set(self._number):
-            past = self._with(phases=phases, skip_ranges=())
-            if past.checksum() != state["checksum"]:
-                raise AdhmrError(
-                    "the data plan no longer gives the samples that the checkpoint's did, although the data is the "
-                    "same: another version of adhmr or numpy wrote it; resume with that version or start a new run"
-                )
+        return plan
 
     def checksum(self) -> str:
         """SHA-256 over set names, epochs and rows of the first 1000 positions of the last phase."""
@@ -227,18 +202,22 @@ class Plan:
             digest.update(f"{self.sets[number].name},{epoch},{row};".encode())
         return digest.hexdigest()
 
-    def _with(self, **changes: object) -> "Plan":
-        fields = {"phases": self.phases, "skip_ranges": self.skip_ranges} | changes
-        return Plan(self.sets, self.seed, self.period, self.block, self.window, **fields)
+    def _set_history(self, phases: Sequence[Phase], skip_ranges: Sequence[tuple[int, int]]) -> None:
+        self.phases, self.skip_ranges = tuple(phases), merged(skip_ranges)
+        self._quotas = [largest_remainder(phase.weights, self.period) for phase in self.phases]
+        self._mix = lru_cache(maxsize=8)(self._make_mix)
 
-    def _phase_at(self, position: int) -> int:
+    def _sources(self, names: Mapping[str, float]) -> dict[str, dict]:
+        return {name: self.sets[self._number[name]].source for name in names}
+
+    def _phase_number(self, position: int) -> int:
         if position < 0:
             raise IndexError(f"position {position}")
         return max(number for number, phase in enumerate(self.phases) if phase.start <= position)
 
     def _draw_at(self, position: int) -> tuple[str, int]:
         """The set at a position and how often that set was drawn before."""
-        number = self._phase_at(position)
+        number = self._phase_number(position)
         phase, (names, quotas) = self.phases[number], self._quotas[number]
         mix_block, slot = divmod(position - phase.start, self.period)
         labels, ordinals = self._mix(number, mix_block)
@@ -271,6 +250,8 @@ def largest_remainder(weights: Mapping[str, float], period: int) -> tuple[list[s
 
     Raises AdhmrError when a weight is not positive or too small for one slot.
     """
+    if not weights:
+        raise AdhmrError("no data set has a weight: nothing would be drawn")
     names = sorted(weights)
     shares = np.asarray([weights[name] for name in names], np.float64)
     if not (np.isfinite(shares).all() and (shares > 0).all()):
@@ -288,13 +269,14 @@ def largest_remainder(weights: Mapping[str, float], period: int) -> tuple[list[s
     return names, quotas.tolist()
 
 
-def _merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    merged: list[tuple[int, int]] = []
+def merged(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges in rising order, those that touch joined; raises AdhmrError for empty or negative ones."""
+    joined: list[tuple[int, int]] = []
     for first, stop in sorted(tuple(pair) for pair in ranges):
         if not 0 <= first < stop:
             raise AdhmrError(f"skip range [{first}, {stop}): expected 0 <= first < stop, in positions")
-        if merged and first <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        if joined and first <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
         else:
-            merged.append((first, stop))
-    return tuple(merged)
+            joined.append((first, stop))
+    return tuple(joined)

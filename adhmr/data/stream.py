@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from adhmr.config.data import DataConfig
 from adhmr.data.loader_process import forkserver, set_up_worker
-from adhmr.data.randomness import RandomKey, philox_for
-from adhmr.data.sampler import Plan, PlanSet
+from adhmr.data.randomness import RandomKey
+from adhmr.data.sampler import SUBSTITUTES, Plan, PlanSet
 from adhmr.data.schema import RawSample
 from adhmr.data.shard_reader import CorruptSampleError, ShardReader
+from adhmr.data.steps import BatchSizes, StepBatches
 from adhmr.errors import AdhmrError
 
 Transform = Callable[[RawSample, RandomKey], dict]
@@ -28,54 +29,22 @@ Batch = dict[str, torch.Tensor | list[str]]
 
 READ_ATTEMPTS = 3
 READ_PAUSE_SECONDS = 0.2
-SUBSTITUTES = 8
 CORRUPT_WINDOW = 10_000  # positions over which a process measures its share of corrupt samples
 CORRUPT_AT_LEAST = 8  # so many do not end a run, however few samples were read
 
 
 def open_sets(config: DataConfig) -> list[ShardReader]:
     """A reader of every set of the configuration; raises AdhmrError for folders that are not whole data sets."""
-    return [ShardReader(item.path, item.name) for item in config.sets]
+    return [ShardReader(item.path, item.name, item.filter) for item in config.sets]
 
 
 def make_plan(readers: Sequence[ShardReader], config: DataConfig, seed: int) -> Plan:
-    """The order of samples for the configuration's sets and weights; raises AdhmrError as Plan does."""
+    """The order of samples for the configuration's sets and first weights; raises AdhmrError as Plan does."""
     sets = [
-        PlanSet(reader.name, tuple(reader.index.shard_counts), item.weight, reader.index.fingerprint)
+        PlanSet(reader.name, tuple(reader.index.shard_counts), item.weight, reader.index.fingerprint, item.settings)
         for reader, item in zip(readers, config.sets, strict=True)
     ]
     return Plan(sets, seed, config.period, config.block, config.window, skip_ranges=config.skip_ranges)
-
-
-def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
-    """Micro-batches in a step of one rank; raises AdhmrError unless they divide the global batch evenly."""
-    if min(global_batch, micro_batch, world_size) < 1 or global_batch % (world_size * micro_batch):
-        raise AdhmrError(
-            f"global_batch {global_batch} is not a multiple of {world_size} processes x micro_batch {micro_batch} = "
-            f"{world_size * micro_batch}: change one of them"
-        )
-    return global_batch // (world_size * micro_batch)
-
-
-class StepBatches:
-    """The micro-batches of one rank, as lists of stream indices: step s of all ranks covers [s B, (s + 1) B)."""
-
-    def __init__(
-        self, global_batch: int, micro_batch: int, rank: int, world_size: int, start_step: int, stop_step: int
-    ) -> None:
-        self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
-        self.global_batch, self.micro_batch, self.rank, self.world_size = global_batch, micro_batch, rank, world_size
-        self.start_step, self.stop_step = start_step, stop_step
-
-    def __len__(self) -> int:
-        return max(0, self.stop_step - self.start_step) * self.accumulation
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start_step, self.stop_step):
-            for micro_step in range(self.accumulation):
-                slice_number = micro_step * self.world_size + self.rank
-                first = step * self.global_batch + slice_number * self.micro_batch
-                yield list(range(first, first + self.micro_batch))
 
 
 class PositionDataSet(Dataset):
@@ -101,13 +70,11 @@ class PositionDataSet(Dataset):
         position = self.plan.position_of(index)
         number, _, row = self.plan.sample_at(position)
         reader, key = self.readers[number], RandomKey(self.plan.seed, position)
-        attempts = philox_for(self.plan.seed, "substitute", position).random_raw(SUBSTITUTES)
-        for attempt in range(1 + SUBSTITUTES):
+        for tried in self._tries(position, row):
             try:
-                item = self.transform(read_with_retries(reader, row), key)
+                item = self.transform(read_with_retries(reader, tried), key)
             except CorruptSampleError as error:
                 self._note(error, position)
-                row = int(attempts[min(attempt, SUBSTITUTES - 1)] % len(reader))
             else:
                 self.recent.append(False)
                 return {**item, "position": position}
@@ -115,6 +82,10 @@ class PositionDataSet(Dataset):
             f"data set {reader.name}: the sample at position {position} and {SUBSTITUTES} substitutes cannot be read; "
             f"see {self.quarantine or 'the log'} and check the shards"
         )
+
+    def _tries(self, position: int, row: int) -> Iterator[int]:
+        yield row
+        yield from self.plan.substitutes_at(position)
 
     def __getitems__(self, indices: list[int]) -> list[dict] | AdhmrError:
         return _errors_as_values(lambda: [self[index] for index in indices])
@@ -155,8 +126,8 @@ def build_stream(
     plan: Plan,
     transform: Transform,
     *,
-    global_batch: int,
-    micro_batch: int,
+    global_batch: int | BatchSizes,
+    micro_batch: int | None = None,
     rank: int = 0,
     world_size: int = 1,
     start_step: int = 0,
@@ -165,18 +136,20 @@ def build_stream(
     quarantine: str | Path | None = None,
     max_corrupt_fraction: float = 0.01,
 ) -> Iterator[Batch]:
-    """The micro-batches of one rank from start_step to stop_step, `accumulation_steps` of them a step, in order.
+    """The micro-batches of one rank from start_step to stop_step, in order.
 
-    Every value of the transform's dict is stacked along a first axis of micro_batch (texts stay a list), and
-    "position" (micro_batch,) int64 is added. The union over ranks of a step's micro-batches depends on the plan and
-    global_batch alone. `readers` are in the order of `plan.sets`.
+    global_batch is a number, or BatchSizes where it changes; each rank takes its share of a step in micro-batches of
+    `micro_batch` samples, or in one. Every value of the transform's dict is stacked along a first axis of the
+    micro-batch's samples (texts stay a list), and "position" int64 is added. The union over ranks of a step's
+    micro-batches depends on the plan and global_batch alone. `readers` are in the order of `plan.sets`.
 
     Raises AdhmrError for a batch that does not divide, and while iterating for data that cannot be read.
     """
     names = [reader.name for reader in readers]
     if names != [item.name for item in plan.sets]:
         raise AdhmrError(f"readers {names} are not the plan's data sets {[item.name for item in plan.sets]}")
-    batches = StepBatches(global_batch, micro_batch, rank, world_size, start_step, stop_step)
+    sizes = global_batch if isinstance(global_batch, BatchSizes) else BatchSizes([(0, global_batch)])
+    batches = StepBatches(sizes, micro_batch, rank, world_size, start_step, stop_step)
     path = Path(quarantine) if quarantine else None
     return _load(PositionDataSet(readers, plan, transform, path, max_corrupt_fraction), batches, workers)
 
@@ -246,7 +219,8 @@ def collate(items: list[dict] | AdhmrError) -> Batch | AdhmrError | None:
         elif isinstance(value, float):
             batch[name] = torch.tensor(values, dtype=torch.float32)
         else:
-            batch[name] = torch.from_numpy(np.stack([np.asarray(value) for value in values]))
+            # In a worker torch's own collation writes into the shared memory that carries a batch to the trainer.
+            batch[name] = default_collate([torch.as_tensor(value) for value in values])
     return batch
 
 
@@ -262,6 +236,8 @@ def _load(dataset: Dataset, batches: StepBatches | list[list[int]], workers: int
     options = {}
     if workers:
         options = {"multiprocessing_context": forkserver(), "worker_init_fn": set_up_worker, "prefetch_factor": 4}
+    # Copies to a GPU overlap with its work only from pinned memory.
+    options["pin_memory"] = torch.cuda.is_available()
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **options)
     return _checked(iter(loader))
 

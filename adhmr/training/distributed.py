@@ -44,7 +44,6 @@ class Distribution:
         self.accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision="bf16" if train.precision == "bf16" else "no",
-            gradient_accumulation_steps=train.accumulation(launched),
             kwargs_handlers=handlers,
         )
         self.rank: int = self.accelerator.process_index
@@ -68,6 +67,11 @@ class Distribution:
         # Accelerate's own unwrap_model does this too, but imports DeepSpeed (seconds) on the way.
         for name in ("forward", "_original_forward"):
             model.__dict__.pop(name, None)
+
+    def begin_step(self, micro_steps: int) -> None:
+        """How many micro-steps make the step that begins."""
+        self.accelerator.gradient_accumulation_steps = micro_steps
+        self.accelerator.step = 0  # it counts micro-steps through the whole run, but their number may change
 
     def micro_step(self, model: nn.Module) -> AbstractContextManager:
         """Gradients are exchanged only in the last micro-step of a step."""

@@ -22,6 +22,7 @@ class IntervalMeter:
         self._sums: Tensor | None = None  # (len(names),)
         self._counted = 0  # steps in the sums; skipped steps are not
         self._steps = 0
+        self._samples = 0
         self._seconds = 0.0
         self._waited = 0.0
 
@@ -34,20 +35,21 @@ class IntervalMeter:
         self._sums = stacked if self._sums is None else self._sums + stacked
         self._counted += 1
 
-    def add_time(self, seconds: float, waited: float) -> None:
-        """Adds one step's duration and the part of it spent waiting for data."""
+    def add_time(self, samples: int, seconds: float, waited: float) -> None:
+        """Adds one step's samples over all ranks, its duration and the part of it spent waiting for data."""
         self._steps += 1
+        self._samples += samples
         self._seconds += seconds
         self._waited += waited
 
-    def figures(self, global_batch: int) -> dict[str, float]:
+    def figures(self) -> dict[str, float]:
         """Means over the interval and over ranks (all ranks must call), then starts a new interval."""
         figures: dict[str, float] = {}
         if self._sums is not None:
             means = self._distribution.sum(self._sums) / (self._counted * self._distribution.world_size)
             figures.update(zip(self._names, means.tolist()))
         if self._steps:
-            figures["samples_per_s"] = global_batch * self._steps / self._seconds
+            figures["samples_per_s"] = self._samples / self._seconds
             figures["step_time"] = self._seconds / self._steps  # s
             figures["data_wait"] = self._waited / self._seconds  # share of the step time
         figures["peak_memory_gib"] = _peak_memory_bytes(self._distribution.device) / 2**30

@@ -6,7 +6,7 @@ What is learned is in the task; processes and devices in `distributed.py`; files
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from adhmr.atomic_file import write_atomically
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
+from adhmr.data.steps import micro_batches
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import save_weights
 from adhmr.training.checkpoint import Checkpoint, CheckpointStore, differences
+from adhmr.training.data import TrainingData, check_batches
 from adhmr.training.distributed import Distribution
 from adhmr.training.ema import WeightAverage
 from adhmr.training.guards import NonFiniteGuard
@@ -28,21 +30,18 @@ from adhmr.training.signals import EXIT_REQUEUE, StopRequest
 from adhmr.training.task import Batch, Task
 from adhmr.training.tracking import Tracker
 
-StreamFactory = Callable[[int, int, int], Iterator[Batch]]  # (start_step, rank, world_size) -> micro-batches
-
 
 class Trainer:
     """Trains `task` into `run_dir`; `fit` may be called again after any interruption and goes on where it was.
 
-    stream_factory(start_step, rank, world_size) gives this rank's micro-batches from that step on, each a dict with
-    `train.micro_batch_size(world_size)` samples; `train.accumulation(world_size)` of them make a step.
-    identity: what else defines the run (data, task settings), JSON-serialisable; a run folder is refused to another.
+    identity: what else defines the run (task settings), JSON-serialisable; a run folder is refused to another. The data
+    say themselves with which run they go on.
     """
 
     def __init__(
         self,
         task: Task,
-        stream_factory: StreamFactory,
+        data: TrainingData,
         train: TrainConfig,
         optim: OptimConfig,
         tracking: TrackingConfig,
@@ -52,14 +51,14 @@ class Trainer:
         identity: Mapping[str, Any] | None = None,
     ):
         self.task = task
-        self.stream_factory = stream_factory
+        self.data = data
         self.train = train
         self.optim = optim
         self.tracking = tracking
         self.distributed = distributed
         self.run_dir = Path(run_dir)
         self.seed = seed
-        learning = {"global_batch", "precision", "ema_decay"}
+        learning = {"precision", "ema_decay"}
         description = {
             "kind": task.kind,
             "model": task.model_config(),
@@ -73,7 +72,8 @@ class Trainer:
     @property
     def fingerprint(self) -> str:
         """Of everything that decides the final weights."""
-        content = json.dumps({**self.identity, "steps": self.train.steps}, sort_keys=True)
+        whole = {**self.identity, "data": self.data.description(), "steps": self.train.steps}
+        content = json.dumps(whole, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def fit(self) -> dict[str, float]:
@@ -84,6 +84,7 @@ class Trainer:
         """
         started = time.monotonic()
         self.dist = Distribution(self.distributed, self.train)
+        check_batches(self.data.sizes, self.train.micro_batch, self.dist.world_size)
         finished = self.dist.from_main(self._finished())
         if finished is not None:
             if self.dist.is_main:
@@ -95,7 +96,7 @@ class Trainer:
             self._begun = started - self.elapsed  # as if the former processes had run right before this one
             tracker = Tracker(self.run_dir, self.tracking, self.step, self.identity, active=main)
             progress = ProgressReport(title, self.train.steps, self.step, active=main)
-            stream = self.stream_factory(self.step, self.dist.rank, self.dist.world_size)
+            stream = self.data.stream(self.step, self.dist.rank, self.dist.world_size)
             try:
                 with tracker, progress:
                     if self.step:
@@ -116,7 +117,7 @@ class Trainer:
             figures: dict[str, float] = {}
             log_due = last or self.step % self.train.log_every == 0
             if log_due:
-                figures = {**self.meter.figures(self.train.global_batch), "lr": self.lr}
+                figures = {**self.meter.figures(), "lr": self.lr}
                 figures.update(skipped_steps=self.guard.total, elapsed=time.monotonic() - self._begun)
             best = False
             if last or (self.train.evaluate_every and self.step % self.train.evaluate_every == 0):
@@ -139,10 +140,13 @@ class Trainer:
         waited = 0.0
         self.lr = set_learning_rate(self.optimizer, self.optim, self.train.steps, self.step)
         self.dist.seed_step(self.seed, self.step)
+        sizes = self.data.sizes
+        _, accumulation = micro_batches(sizes, self.step, self.train.micro_batch, self.dist.world_size)
+        self.dist.begin_step(accumulation)
         self.guard.note_statistics()
         batches: list[Batch] = []
         values: dict[str, Tensor] = {}  # scalars, means over the step's micro-batches
-        for _ in range(self.accumulation):
+        for _ in range(accumulation):
             asked = time.perf_counter()
             batch = next(stream, None)
             waited += time.perf_counter() - asked
@@ -153,7 +157,7 @@ class Trainer:
                 loss, parts = self.task.loss(self.model, _to_device(batch, self.dist.device))
                 self.dist.backward(loss)
             for name, value in {"loss": loss, **parts}.items():
-                values[name] = values.get(name, 0.0) + value.detach().float() / self.accumulation
+                values[name] = values.get(name, 0.0) + value.detach().float() / accumulation
         values["grad_norm"] = self.dist.clip_gradients(self.parameters, self.optim.clip_norm)
 
         self.last_loss, grad_norm = torch.stack([values["loss"], values["grad_norm"]]).tolist()
@@ -170,10 +174,10 @@ class Trainer:
             self.updates += 1
             self.meter.add(values)
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
         seconds = time.perf_counter() - started
-        self.meter.add_time(seconds, waited)
-        self.samples_per_s = self.train.global_batch / seconds
+        self.meter.add_time(sizes.at(self.step), seconds, waited)
+        self.samples_per_s = sizes.at(self.step) / seconds
+        self.step += 1
         return leave
 
     def _evaluate(self) -> bool:
@@ -201,7 +205,6 @@ class Trainer:
         """Builds optimizer, average and guards, loads the last whole checkpoint, then wraps for the processes."""
         model = self.task.model.to(self.dist.device)
         self.task.prepare(self.dist.device)
-        self.accumulation = self.train.accumulation(self.dist.world_size)
         self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             [{"lr_scale": 1.0, **group} for group in self.task.parameter_groups()],
@@ -241,6 +244,7 @@ class Trainer:
             )
         if checkpoint.step > self.train.steps:
             raise AdhmrError(f"{folder} is beyond train.steps={self.train.steps}; choose another run folder")
+        self.data.resume(checkpoint.state["data"])
         model.load_state_dict(checkpoint.model)
         optimizer.load_state_dict(checkpoint.optimizer)
         if self.ema is not None:
@@ -261,6 +265,7 @@ class Trainer:
             "best": self.best,
             "interval": self.meter.state(),
             "world_size": self.dist.world_size,
+            "data": self.data.state_dict(self.step),
         }
         if self.dist.is_main:
             ema = None if self.ema is None else self.ema.module.state_dict()

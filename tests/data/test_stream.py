@@ -13,7 +13,7 @@ import torch
 from adhmr.config.data import DataConfig
 from adhmr.data.loader_process import IGNORED_SIGNALS
 from adhmr.data.shard_reader import ShardReader
-from adhmr.data.stream import accumulation_steps, build_stream, iterate_set, make_plan, open_sets
+from adhmr.data.stream import build_stream, iterate_set, make_plan, open_sets
 from adhmr.errors import AdhmrError
 
 
@@ -45,7 +45,7 @@ def mixture(make_set):
 def steps_of(mixture, *, world_size=1, micro_batch=24, start=0, stop=4, **options):
     """For each step, the samples of all ranks in order of position."""
     readers, plan = mixture
-    accumulation = accumulation_steps(24, micro_batch, world_size)
+    accumulation = 24 // (world_size * micro_batch)
     found = {step: [] for step in range(start, stop)}
     for rank in range(world_size):
         stream = build_stream(

@@ -207,5 +207,5 @@ def test_other_settings_of_a_set_are_another_run(base_config, studio_set, settin
 
     config().output.mkdir()
     run_stage(config())
-    with pytest.raises(AdhmrError, match=f"checkpoint of another run .*{next(iter(setting))}"):
+    with pytest.raises(AdhmrError, match=f"data set studio has changed .*{next(iter(setting))}"):
         run_stage(config(**setting))

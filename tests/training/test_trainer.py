@@ -85,7 +85,7 @@ def test_without_average_both_files_are_the_raw_weights(tmp_path):
 def test_finished_run_returns_at_once(tmp_path, capsys):
     metrics = toy_trainer(tmp_path).fit()
     trainer = toy_trainer(tmp_path)
-    trainer.stream_factory = None  # must not be called
+    trainer.data.stream = None  # must not be called
     assert trainer.fit() == metrics
     assert "already trained to step 24" in capsys.readouterr().out
 
@@ -167,7 +167,7 @@ def test_skipped_step_leaves_weights_and_statistics_alone(tmp_path):
 
 def test_stream_that_ends_is_an_error(tmp_path):
     trainer = toy_trainer(tmp_path)
-    trainer.stream_factory = lambda *arguments: iter([])
+    trainer.data.stream = lambda *arguments: iter([])
     with pytest.raises(AdhmrError, match="stream ended at step 0 of 24"):
         trainer.fit()
 
@@ -177,7 +177,7 @@ def test_stream_is_closed_and_handlers_are_put_back(tmp_path):
 
     trainer = toy_trainer(tmp_path, {"signal_at": 3})
     closed = []
-    factory = trainer.stream_factory
+    factory = trainer.data.stream
 
     def watched(*arguments):
         try:
@@ -185,7 +185,7 @@ def test_stream_is_closed_and_handlers_are_put_back(tmp_path):
         finally:
             closed.append(True)
 
-    trainer.stream_factory = watched
+    trainer.data.stream = watched
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as leaving:
         trainer.fit()

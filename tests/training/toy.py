@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
+from adhmr.data.steps import BatchSizes, micro_batches
 from adhmr.training.task import Task
 from adhmr.training.trainer import Trainer
 
@@ -51,42 +52,67 @@ def samples(positions: range) -> tuple[Tensor, Tensor]:
     return x, x[:, 0] - 2 * x[:, 1] + x[:, 2].abs()
 
 
-def stream_factory(train: TrainConfig, sleep: float = 0.0, poison: tuple[int, ...] = (), signal_at: int | None = None):
-    """Step s covers positions [s B, (s + 1) B); ranks and micro-steps take fixed slices. `poison`: positions of NaN."""
+class ToyData:
+    """Steps cover positions one after the other; ranks take neighbouring slices. `poison`: positions of NaN.
 
-    def stream(start_step: int, rank: int, world_size: int):
-        micro = train.micro_batch_size(world_size)
+    Its state is its batches, and a run goes on with the batches that its past had.
+    """
+
+    def __init__(
+        self,
+        train: TrainConfig,
+        changes: tuple[tuple[int, int], ...] = (),
+        sleep: float = 0.0,
+        poison: tuple[int, ...] = (),
+        signal_at: int | None = None,
+    ):
+        self.train, self.sleep, self.poison, self.signal_at = train, sleep, poison, signal_at
+        self.sizes = BatchSizes([(0, train.global_batch), *changes])
+
+    def description(self) -> dict:
+        return {"batches": self.sizes.changes}
+
+    def state_dict(self, step: int) -> dict:
+        return {"batches": [list(pair) for pair in self.sizes.changes if pair[0] < step]}
+
+    def resume(self, state: dict) -> None:
+        assert state["batches"] == [list(pair) for pair in self.sizes.changes][: len(state["batches"])]
+
+    def stream(self, start_step: int, rank: int, world_size: int):
         for step in range(start_step, 10**9):
-            if step == signal_at and rank == world_size - 1:
+            if step == self.signal_at and rank == world_size - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
-            for part in range(train.accumulation(world_size)):
-                first = step * train.global_batch + (rank * train.accumulation(world_size) + part) * micro
+            micro, parts = micro_batches(self.sizes, step, self.train.micro_batch, world_size)
+            for part in range(parts):
+                first = self.sizes.first_index(step) + (rank * parts + part) * micro
                 x, y = samples(range(first, first + micro))
-                for position in poison:
+                for position in self.poison:
                     if first <= position < first + micro:
                         x[position - first] = float("nan")
-                time.sleep(sleep)
+                time.sleep(self.sleep)
                 positions = torch.arange(first, first + micro)
                 yield {"x": x, "y": y, "position": positions, "key": [f"toy-{p}" for p in positions.tolist()]}
-
-    return stream
 
 
 def toy_trainer(run_dir: Path | str, settings: dict | None = None, task: Task | None = None) -> Trainer:
     settings = settings or {}
     defaults = {"steps": 24, "global_batch": 8, "micro_batch": 2, "ema_decay": 0.95, "log_every": 5, "save_every": 7}
     train = TrainConfig(**{**defaults, **settings.get("train", {})})
-    stream = stream_factory(
-        train, settings.get("sleep", 0.0), tuple(settings.get("poison", ())), settings.get("signal_at")
+    data = ToyData(
+        train,
+        tuple(settings.get("changes", ())),
+        settings.get("sleep", 0.0),
+        tuple(settings.get("poison", ())),
+        settings.get("signal_at"),
     )
     return Trainer(
         task=task or ToyTask(**settings.get("task", {})),
-        stream_factory=stream,
+        data=data,
         train=train,
         optim=OptimConfig(**{"lr": 1e-2, "weight_decay": 0.01, "warmup_steps": 3, **settings.get("optim", {})}),
         tracking=TrackingConfig(**settings.get("tracking", {})),
         distributed=DistributedConfig(**settings.get("distributed", {})),
         run_dir=run_dir,
         seed=settings.get("seed", 5),
-        identity={"data": "toy"},
+        identity={"task": "toy"},
     )
