@@ -145,11 +145,49 @@ def synth(output: Path, name: str, split: str, count: int, seed: int, processes:
 @click.option("--source", required=True, help="what the samples were made from")
 @click.option("--split", required=True, help="train, val, test or the source's own name")
 @click.option("--licence", required=True, help="one line on how the data may be used")
-def index(folder: Path, source: str, split: str, licence: str) -> None:
-    """Make index.json of a folder of shards anew, from the shards themselves."""
-    from adhmr.data.shard_writer import write_index
+@click.option("--processes", default=2, show_default=True, type=click.IntRange(1))
+def index(folder: Path, source: str, split: str, licence: str, processes: int) -> None:
+    """Make the index of a folder of shards anew, from the shards themselves."""
+    from adhmr.data.index_build import rebuild_index
 
-    click.echo(write_index(folder, source=source, split=split, licence=licence))
+    click.echo(rebuild_index(folder, source=source, split=split, licence=licence, processes=processes))
+
+
+@data.command()
+@click.argument("folder")
+@click.option("--quick", is_flag=True, help="hash no shard, read one sample of each")
+@click.option("--processes", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--list", "listed", type=click.Path(path_type=Path), help="write the keys of bad samples there")
+def verify(folder: str, quick: bool, processes: int, listed: Path | None) -> None:
+    """Check files, checksums, images and labels of a data set (a folder or URL); exit code 1 when something is wrong.
+
+    The file of --list can be a filter's `exclude`.
+    """
+    from adhmr.data.verify import report, verify
+
+    problems = verify(folder, quick, processes)
+    click.echo(report(folder, problems, listed))
+    if problems:
+        sys.exit(1)
+
+
+@data.command("filter")
+@click.argument("folder")
+@click.option("--min-box", type=float, help="longer side of the box of the known body joints, pixels")
+@click.option("--min-joints", type=int, help="body joints that are known and inside the image, 1 to 24")
+@click.option("--min-score", type=float, help="score of the cleaning, 0 to 1; with --scores")
+@click.option("--scores", help="scores.npz of a clean stage over this data set")
+@click.option("--exclude", help="a text file of keys, one a line, that are left out")
+@click.option("--processes", default=2, show_default=True, type=click.IntRange(1))
+def filter_command(folder: str, processes: int, **predicates: Any) -> None:
+    """Build the table of a filter, for data sets that are opened with the same `filter` in a configuration."""
+    from adhmr.config.data import FilterConfig
+    from adhmr.config.loading import check_values
+    from adhmr.data.filters import build_filter
+
+    given = {name: value for name, value in predicates.items() if value is not None}
+    index = build_filter(folder, check_values(given, FilterConfig, "adhmr data filter"), processes)
+    click.echo(f"{folder}: {index.num_samples} samples are left, {index.filter_table.file.name}")
 
 
 @data.command()

@@ -48,11 +48,18 @@ def load_config(path: str | Path, overrides: Iterable[str], model: type[Config] 
     values = _read(Path(path), (), sources, ())
     for override in overrides:
         _apply_override(values, override, sources)
+    return check_values(values, model, str(path), sources)
+
+
+def check_values(
+    values: dict[str, Any], model: type[Config] | TypeAdapter[Config] | Any, origin: str, sources: Sources | None = None
+) -> Config:
+    """The config of values that `origin` (a file, a command) gave; raises AdhmrError for what does not fit `model`."""
     adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
     try:
         return adapter.validate_python(values)
     except ValidationError as error:
-        raise AdhmrError(problem_line(error, adapter._type, sources, str(path))) from None
+        raise AdhmrError(problem_line(error, adapter._type, sources or {}, origin)) from None
 
 
 def save_resolved(config: BaseModel, path: str | Path) -> None:

@@ -1,60 +1,32 @@
-"""index.json: which samples a shard folder holds and where their bytes are.
+"""A data set as its manifest (index.json) and memory-mapped tables describe it: which samples it has, and where.
 
-Shards are written in shard_writer.py and samples are read in shard_reader.py.
+They are written in index_build.py; samples are read in shard_reader.py; rows of a filter come from filter_rows.py.
 """
 
 import hashlib
 import json
-import tarfile
-import zlib
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from adhmr.config.data import FilterConfig
+from adhmr.data.filter_rows import FilterTable, find_filter
 from adhmr.data.schema import SCHEMA_VERSION
+from adhmr.data.storage import FileEntry, LocalFolder, RemoteFolder, folder_name, map_array, open_folder
 from adhmr.errors import AdhmrError
 
-INDEX_NAME = "index.json"
-INDEX_VERSION = 1
-BLOCK = 512  # bytes of a tar header, and the unit to which members are padded
+INDEX_NAME, SAMPLES_NAME, KEYS_NAME = "index.json", "index-samples.npy", "index-keys.npy"
+KEYS_AT_ONCE = 4096  # when all keys are read in order
+INDEX_VERSION = 2  # 2: samples in tables beside it, no longer in the file itself
 
 
 def canonical_json(value: object) -> bytes:
     """JSON with sorted keys and no spaces: the same value always gives the same bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-
-
-@dataclass(slots=True)
-class ShardEntry:
-    """One shard's part of the index; lists are one element a sample, in file order.
-
-    offsets[ext] and sizes[ext] are the byte range of the member's data, -1 where a sample lacks it. crc32 covers the
-    bytes from the sample's first header to the end of its last member.
-    """
-
-    name: str
-    size: int = 0
-    sha256: str = ""
-    keys: list[str] = field(default_factory=list)
-    crc32: list[int] = field(default_factory=list)
-    offsets: dict[str, list[int]] = field(default_factory=dict)
-    sizes: dict[str, list[int]] = field(default_factory=dict)
-
-    def append(self, key: str, ranges: dict[str, tuple[int, int]], crc32: int) -> None:
-        for extension in ranges.keys() | self.offsets.keys():
-            offset, size = ranges.get(extension, (-1, -1))
-            self.offsets.setdefault(extension, [-1] * len(self.keys)).append(offset)
-            self.sizes.setdefault(extension, [-1] * len(self.keys)).append(size)
-        self.keys.append(key)
-        self.crc32.append(crc32)
-
-    def to_json(self) -> dict:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    @classmethod
-    def from_json(cls, value: dict) -> "ShardEntry":
-        return cls(**value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,153 +40,208 @@ class SampleLocation:
     members: dict[str, tuple[int, int]]
 
 
-def list_shards(folder: Path) -> list[Path]:
-    """The whole shards of a folder in order of name (unfinished ones have names that begin with a dot)."""
-    return sorted(path for path in folder.glob("*.tar") if not path.name.startswith("."))
-
-
-def scan_shard(path: Path) -> ShardEntry:
-    """Read a whole tar file and describe it; raises AdhmrError when it is damaged or its members are not samples."""
-    data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
-    entry = ShardEntry(path.name, len(data), hashlib.sha256(data).hexdigest())
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    end = 0
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                key, _, extension = member.name.partition(".")
-                if not member.isreg() or not extension:
-                    raise AdhmrError(f"{path}: member {member.name} is not a file KEY.EXTENSION")
-                if key in samples and key != next(reversed(samples)):
-                    raise AdhmrError(f"{path}: the members of sample {key} are not together; write the shard again")
-                samples.setdefault(key, {})[extension] = (member.offset_data, member.size)
-                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
-        # tarfile takes a file cut inside a header for one that ends there; a whole tar ends in two blocks of zeros.
-        if len(data) < end + 2 * BLOCK or data[end : end + 2 * BLOCK].any():
-            raise tarfile.ReadError("its end is missing")
-    except tarfile.TarError as error:
-        raise AdhmrError(f"{path}: not a whole tar ({error}); delete it and rerun its writer") from error
-    for key, ranges in samples.items():
-        start, stop = _span(list(ranges.values()))
-        if "jpg" not in ranges or "npy" not in ranges:
-            raise AdhmrError(f"{path}: sample {key} has members {sorted(ranges)}; expected at least jpg and npy")
-        entry.append(key, ranges, zlib.crc32(data[start:stop]))
-    return entry
-
-
-def index_document(folder: Path, source: str, split: str, licence: str, shards: list[ShardEntry]) -> dict:
-    """The content of index.json; raises AdhmrError when there is no sample or a key comes twice."""
-    num_samples = sum(len(shard.keys) for shard in shards)
-    if num_samples == 0:
-        raise AdhmrError(f"{folder} holds no samples: nothing to index")
-    seen: dict[str, str] = {}
-    for shard in shards:
-        for key in shard.keys:
-            if key in seen:
-                raise AdhmrError(f"{folder}: key {key} is in {seen[key]} and in {shard.name}; keys must be unique")
-            seen[key] = shard.name
-    return {
-        "index_version": INDEX_VERSION,
-        "schema_version": SCHEMA_VERSION,
-        "source": source,
-        "split": split,
-        "licence": licence,
-        "num_samples": num_samples,
-        "shards": [shard.to_json() for shard in shards],
-    }
-
-
 class DataSetIndex:
-    """The index of one shard folder, checked against the files that are there.
+    """The index of one shard folder; only what is asked for is read of its tables.
 
-    Attributes: folder, name (of the folder unless given), num_samples, keys (one a row), shard_counts, fingerprint
-    (sha256 of the index, which holds every shard's sha256), source, split, licence, num_bytes.
+    Attributes: folder (Path, or a URL as text), name (of the folder unless given), num_samples, keys (one a row, read
+    lazily), shard_names, shard_sizes, shard_counts, fingerprint (sha256 of the manifest, which holds every file's
+    sha256; with a filter, of the filter's description), source, split, licence, num_bytes.
     """
 
-    def __init__(self, folder: Path, document: dict, name: str | None = None) -> None:
-        self.folder = folder
-        self.name = name or folder.resolve().name
+    def __init__(
+        self,
+        storage: LocalFolder | RemoteFolder,
+        document: dict,
+        name: str | None = None,
+        filter_table: FilterTable | None = None,
+    ) -> None:
+        self.storage, self.document, self.filter_table = storage, document, filter_table
+        self.folder = storage.location
+        self.name = name or folder_name(self.folder)
         self.source, self.split, self.licence = document["source"], document["split"], document["licence"]
-        self.fingerprint = hashlib.sha256(canonical_json(document)).hexdigest()
-        shards = [ShardEntry.from_json(shard) for shard in document["shards"]]
-        self.shard_names = [shard.name for shard in shards]
-        self.shard_sizes = [shard.size for shard in shards]
-        self.shard_counts = [len(shard.keys) for shard in shards]
-        self.num_samples = sum(self.shard_counts)
+        self.extensions = tuple(document["extensions"])
+        self.shard_names = [shard["name"] for shard in document["shards"]]
+        self.shard_sizes = [shard["size"] for shard in document["shards"]]
         self.num_bytes = sum(self.shard_sizes)
-        self.keys = [key for shard in shards for key in shard.keys]
-        self._first_row = np.concatenate([[0], np.cumsum(self.shard_counts)])  # (shards + 1,)
-        self._crc32 = np.asarray([value for shard in shards for value in shard.crc32], np.uint32)  # (rows,)
-        self._extensions = sorted({extension for shard in shards for extension in shard.offsets})
-        missing = [-1]
-        self._ranges = np.asarray(  # (extensions, 2, rows): offset and size of each member
-            [
-                [
-                    [value for shard in shards for value in part(shard).get(extension, missing * len(shard.keys))]
-                    for part in (lambda shard: shard.offsets, lambda shard: shard.sizes)
-                ]
-                for extension in self._extensions
-            ],
-            np.int64,
-        )
+        # (shards + 1,): rows of the tables before each shard
+        self.first_row = np.concatenate([[0], np.cumsum([shard["samples"] for shard in document["shards"]])])
+        if filter_table is None:
+            self.fingerprint = hashlib.sha256(canonical_json(document)).hexdigest()
+            self.shard_counts = np.diff(self.first_row).tolist()
+        else:
+            self.fingerprint = filter_table.fingerprint
+            self.shard_counts = np.diff(np.searchsorted(self.rows, self.first_row)).tolist()
+        self.num_samples = sum(self.shard_counts)
 
     @classmethod
-    def load(cls, folder: str | Path, name: str | None = None) -> "DataSetIndex":
-        """Open a shard folder. Raises AdhmrError: no folder, no or foreign index, a shard that is missing or cut."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise AdhmrError(f"{folder} is not a folder: expected a folder of shards with an {INDEX_NAME}")
-        path = folder / INDEX_NAME
-        if not path.exists():
-            raise AdhmrError(
-                f"{folder} has no {INDEX_NAME}: unfinished or not an ADHMR shard folder; "
-                "rerun the command that writes it"
-            )
+    def load(
+        cls, folder: str | Path, name: str | None = None, filter: FilterConfig | None = None, check: bool = True
+    ) -> "DataSetIndex":
+        """Open a shard folder, local or remote, or the rows of it that a filter leaves.
+
+        `check` looks whether its files are there (one stat each; remote files are checked when they arrive).
+
+        Raises AdhmrError: no folder, no or foreign index, a local file that is missing or cut, a filter that was not
+        built.
+        """
+        storage = open_folder(folder)
+        index = cls._checked(storage, read_manifest(storage), name)
+        if check:
+            index.check_files()
+        if filter is None:
+            return index
+        return cls._checked(storage, index.document, name, find_filter(storage, index.fingerprint, filter))
+
+    @classmethod
+    def _checked(cls, storage: LocalFolder | RemoteFolder, document: dict, *others: object) -> "DataSetIndex":
         try:
-            document = json.loads(path.read_bytes())
-            versions = (document["index_version"], document["schema_version"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise AdhmrError(f"{path} is not an ADHMR index ({error!r}); rebuild it with `adhmr data index`") from error
-        for kind, found, known in zip(("index", "schema"), versions, (INDEX_VERSION, SCHEMA_VERSION), strict=True):
-            if found != known:
-                raise AdhmrError(
-                    f"{path} is of {kind} version {found}, this adhmr reads {known}: its shards must be made again; "
-                    "delete the folder and rerun the command that wrote it"
-                )
-        try:
-            index = cls(folder, document, name)
+            return cls(storage, document, *others)
         except (KeyError, TypeError, ValueError) as error:
-            raise AdhmrError(f"{path} is damaged ({error!r}); rebuild it with `adhmr data index`") from error
-        index.check_files()
-        return index
+            raise AdhmrError(f"{storage}/{INDEX_NAME} is damaged ({error!r}); {rebuild_command(storage)}") from error
 
     def check_files(self) -> None:
-        """Raise AdhmrError unless every shard is there with the size the index says (one stat a shard)."""
-        for name, size in zip(self.shard_names, self.shard_sizes, strict=True):
-            path = self.folder / name
-            remedy = "rerun its writer or copy it again, or index what is there with `adhmr data index`"
-            try:
-                actual = path.stat().st_size
-            except FileNotFoundError:
-                raise AdhmrError(f"{path} is missing but listed in {INDEX_NAME}: {remedy}") from None
-            if actual != size:
-                raise AdhmrError(f"{path} has {actual} bytes, {INDEX_NAME} says {size}: {remedy}")
+        """Raise AdhmrError unless every local file is there with the size the manifest says."""
+        for name, size in [*zip(self.shard_names, self.shard_sizes, strict=True), *self._tables()]:
+            problem = file_problem(self.storage, name, size)
+            if problem:
+                remedy = "rerun its writer or copy it again, or index what is there with `adhmr data index`"
+                raise AdhmrError(f"{self.folder}/{name} {problem}: {remedy}")
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """(rows of the folder,) sample_dtype of shard_index.py, mapped."""
+        return self._map(FileEntry(SAMPLES_NAME, **self.document["tables"][SAMPLES_NAME]), int(self.first_row[-1]))
+
+    @cached_property
+    def key_bytes(self) -> np.ndarray:
+        """The keys of all rows of the folder, one after another; (bytes,) uint8, mapped."""
+        return self._map(FileEntry(KEYS_NAME, **self.document["tables"][KEYS_NAME]))
+
+    @cached_property
+    def rows(self) -> np.ndarray | None:
+        """(num_samples,) uint32, mapped, ascending: the rows of the tables that the filter leaves; None without one."""
+        return None if self.filter_table is None else self._map(self.filter_table.file, self.filter_table.num_samples)
+
+    @property
+    def keys(self) -> "Keys":
+        return Keys(self)
 
     def locate(self, row: int) -> SampleLocation:
         """Where the sample of a row lies; raises IndexError for a row out of range."""
+        number = self.table_row(row)
+        shard = int(np.searchsorted(self.first_row, number, side="right")) - 1
+        _, start, span, crc32, places = self.samples[number].item()
+        members = {name: (offset, size) for name, (offset, size) in zip(self.extensions, places.tolist()) if offset}
+        return SampleLocation(self.shard_names[shard], start, span, crc32, members)
+
+    def table_row(self, row: int) -> int:
+        """The row of the folder's tables that a row of this (perhaps filtered) data set is."""
         if not 0 <= row < self.num_samples:
             raise IndexError(f"row {row} of {self.name}, which has {self.num_samples} samples")
-        shard = int(np.searchsorted(self._first_row, row, side="right")) - 1
-        members = {
-            extension: (int(offset), int(size))
-            for extension, (offset, size) in zip(self._extensions, self._ranges[:, :, row], strict=True)
-            if offset >= 0
-        }
-        start, stop = _span(list(members.values()))
-        relative = {extension: (offset - start, size) for extension, (offset, size) in members.items()}
-        return SampleLocation(self.shard_names[shard], start, stop - start, int(self._crc32[row]), relative)
+        return row if self.rows is None else int(self.rows[row])
+
+    def open_shard(self, name: str) -> int:
+        """A descriptor of a shard; raises OSError, and AdhmrError for a remote one that cannot be fetched."""
+        return self.storage.open(self._shard_files[name])
+
+    @cached_property
+    def _shard_files(self) -> dict[str, FileEntry]:
+        shards = self.document["shards"]
+        return {shard["name"]: FileEntry(shard["name"], shard["size"], shard["sha256"]) for shard in shards}
+
+    def _tables(self) -> list[tuple[str, int]]:
+        return [(name, table["size"]) for name, table in self.document["tables"].items()]
+
+    def _map(self, entry: FileEntry, length: int | None = None) -> np.ndarray:
+        try:
+            array = map_array(self.storage.open(entry))
+        except (OSError, ValueError) as error:
+            raise AdhmrError(f"{self.folder}/{entry.name} cannot be read ({error}); {rebuild_command(self)}") from error
+        if length not in (None, len(array)):
+            raise AdhmrError(
+                f"{self.folder}/{entry.name} has {len(array)} rows, expected {length}; {rebuild_command(self)}"
+            )
+        return array
+
+    def __reduce__(self) -> tuple:
+        # Tables are mapped anew where it arrives; nothing is checked again.
+        return DataSetIndex, (self.storage, self.document, self.name, self.filter_table)
 
 
-def _span(ranges: list[tuple[int, int]]) -> tuple[int, int]:
-    """First header byte and end of the last member."""
-    return min(offset for offset, _ in ranges) - BLOCK, max(offset + size for offset, size in ranges)
+class Keys(Sequence):
+    """The keys of a data set, one a row, each read from the mapped table when it is asked for."""
+
+    def __init__(self, index: DataSetIndex) -> None:
+        self._index = index
+
+    def __len__(self) -> int:
+        return self._index.num_samples
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        number = self._index.table_row(row + len(self) if row < 0 else row)
+        stops = self._index.samples["key_stop"]
+        start = int(stops[number - 1]) if number else 0
+        return self._index.key_bytes[start : int(stops[number])].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        stops, rows = self._index.samples["key_stop"], self._index.rows
+        for first in range(0, len(self), KEYS_AT_ONCE):
+            last = min(first + KEYS_AT_ONCE, len(self))
+            numbers = np.arange(first, last) if rows is None else rows[first:last].astype(np.int64)
+            ends = stops[numbers].astype(np.int64)
+            starts = np.where(numbers > 0, stops[numbers - 1], 0).astype(np.int64)
+            blob = self._index.key_bytes[starts[0] : ends[-1]].tobytes()  # rows ascend, and so do their keys' bytes
+            for start, end in zip((starts - starts[0]).tolist(), (ends - starts[0]).tolist(), strict=True):
+                yield blob[start:end].decode()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (Keys, list, tuple)):
+            return NotImplemented
+        return len(self) == len(other) and all(own == theirs for own, theirs in zip(self, other, strict=True))
+
+
+def read_manifest(storage: LocalFolder | RemoteFolder) -> dict:
+    """The content of index.json; raises AdhmrError when there is none that this version reads."""
+    path = f"{storage}/{INDEX_NAME}"
+    try:
+        content = storage.read(INDEX_NAME)
+    except FileNotFoundError:
+        raise AdhmrError(
+            f"{storage} has no {INDEX_NAME}: unfinished or not an ADHMR shard folder; rerun the command that writes "
+            f"it, or, for shards of another writer, {rebuild_command(storage)}"
+        ) from None
+    try:
+        document = json.loads(content)
+        index_version, schema_version = document["index_version"], document["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdhmrError(f"{path} is not an ADHMR index ({error!r}); {rebuild_command(storage)}") from error
+    if schema_version != SCHEMA_VERSION:
+        raise AdhmrError(
+            f"{path} is of schema version {schema_version}, this adhmr reads {SCHEMA_VERSION}: its shards must be made "
+            "again; delete the folder and rerun the command that wrote it"
+        )
+    if index_version != INDEX_VERSION:
+        raise AdhmrError(
+            f"{path} is of index version {index_version}, this adhmr reads {INDEX_VERSION}; the shards can stay: "
+            f"{rebuild_command(storage, document)}"
+        )
+    return document
+
+
+def rebuild_command(folder: object, document: dict | None = None) -> str:
+    """What to run to make the index of a folder anew; with the texts of an older manifest where there is one."""
+    folder = folder.folder if isinstance(folder, DataSetIndex) else folder
+    texts = {name: (document or {}).get(name) for name in ("source", "split", "licence")}
+    options = " ".join(f"--{name} {shlex.quote(str(text)) if text else name.upper()}" for name, text in texts.items())
+    return f"run `adhmr data index {shlex.quote(str(folder))} {options}`"
+
+
+def file_problem(storage: LocalFolder | RemoteFolder, name: str, size: int) -> str | None:
+    """What is wrong with a file's presence or size; None when nothing is, or when it is remote."""
+    try:
+        actual = storage.size(name)
+    except FileNotFoundError:
+        return f"is missing but listed in {INDEX_NAME}"
+    return None if actual in (None, size) else f"has {actual} bytes, {INDEX_NAME} says {size}"

@@ -1,10 +1,9 @@
-"""Writing shards: deterministic USTAR files that appear by rename, and the index.json that makes a folder a data set.
+"""Writing shards: deterministic USTAR files that appear by rename, each with its sidecar.
 
-What index.json means to a reader, and how an existing tar is scanned, is in index.py.
+How an existing tar is scanned is in shard_index.py; what makes a folder of shards a data set is in index_build.py.
 """
 
 import hashlib
-import json
 import os
 import re
 import socket
@@ -17,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from adhmr.atomic_file import sync_folder, write_atomically
-from adhmr.data.index import BLOCK, INDEX_NAME, ShardEntry, canonical_json, index_document, list_shards, scan_shard
+from adhmr.data.index import canonical_json
+from adhmr.data.index_build import list_shards, shard_index, write_index
 from adhmr.data.schema import encode_record
+from adhmr.data.shard_index import BLOCK, ShardIndexBuilder, sidecar_path
 from adhmr.errors import AdhmrError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -52,13 +53,13 @@ class ShardSample:
 
 
 class _HashedFile:
-    """A file being written under a temporary name, hashed on the way; commit() makes it appear."""
+    """A file being written under a temporary name, hashed on the way; sync() and then appear() finish it."""
 
     def __init__(self, path: Path):
         self.path = path
         # The host and process are in the name because two workers may, after a lost lease, write the same shard.
         self.temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-        self.file = open(self.temporary, "wb")  # noqa: SIM115 (closed by commit or abandon)
+        self.file = open(self.temporary, "wb")  # noqa: SIM115 (closed by sync or abandon)
         self.sha256 = hashlib.sha256()
         self.size = 0
 
@@ -70,10 +71,12 @@ class _HashedFile:
     def tell(self) -> int:
         return self.size
 
-    def commit(self) -> None:
+    def sync(self) -> None:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
+
+    def appear(self) -> None:
         os.replace(self.temporary, self.path)
         sync_folder(self.path.parent)
 
@@ -88,7 +91,7 @@ class _OpenShard:
     def __init__(self, path: Path):
         self.output = _HashedFile(path)
         self.tar = tarfile.open(fileobj=self.output, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        self.entry = ShardEntry(name=path.name)
+        self.index = ShardIndexBuilder()
         self.keys: set[str] = set()
 
     def add(self, sample: ShardSample) -> None:
@@ -109,13 +112,15 @@ class _OpenShard:
             checksum = zlib.crc32(header.tobuf(tarfile.USTAR_FORMAT), checksum)
             checksum = zlib.crc32(data, checksum)
             gap = bytes(padding)
-        self.entry.append(sample.key, ranges, checksum)
+        self.index.append(sample.key, ranges, checksum)
 
-    def finish(self) -> ShardEntry:
+    def finish(self) -> None:
         self.tar.close()
-        self.output.commit()
-        self.entry.size, self.entry.sha256 = self.output.size, self.output.sha256.hexdigest()
-        return self.entry
+        path = self.output.path
+        self.output.sync()
+        index = self.index.finish(path.name, self.output.size, self.output.sha256.hexdigest())
+        write_atomically(sidecar_path(path), index.encode())  # first: a shard that is there has its sidecar
+        self.output.appear()
 
     def abandon(self) -> None:
         self.output.abandon()
@@ -138,10 +143,10 @@ def shard_name(number: int) -> str:
     return f"{number:06d}.tar"
 
 
-def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> ShardEntry:
-    """Write one whole shard; it appears under `path` only when complete. Same samples, same bytes.
+def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> None:
+    """Write one whole shard and its sidecar; it appears under `path` only when complete. Same samples, same bytes.
 
-    Returns the shard's part of the index, for write_index. Raises AdhmrError for a bad key, extension or record.
+    Raises AdhmrError for a bad key, extension or record.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,34 +154,10 @@ def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> ShardEntry:
     try:
         for sample in samples:
             shard.add(sample)
-        return shard.finish()
+        shard.finish()
     except BaseException:
         shard.abandon()
         raise
-
-
-def write_index(
-    folder: str | Path,
-    *,
-    source: str,
-    split: str,
-    licence: str,
-    entries: Iterable[ShardEntry] = (),
-) -> Path:
-    """Index every whole shard of the folder, which makes it a data set; returns the path of index.json.
-
-    `entries` are what write_shard returned; shards without one are read and scanned. Raises AdhmrError when there is
-    no shard or when a key comes twice.
-    """
-    folder = Path(folder)
-    known = {entry.name: entry for entry in entries}
-    shards = [known.get(path.name) or scan_shard(path) for path in list_shards(folder)]
-    document = index_document(folder, source, split, licence, shards)
-    # Temporary files that are still here belong to killed writers: all shards are present.
-    for leftover in folder.glob(".*.tar.*.tmp"):
-        leftover.unlink(missing_ok=True)
-    write_atomically(folder / INDEX_NAME, canonical_json(document))
-    return folder / INDEX_NAME
 
 
 class ShardWriter:
@@ -195,13 +176,13 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.description = {"source": source, "split": split, "licence": licence}
         self.samples_per_shard = samples_per_shard
-        self.entries = _finished_entries(self.folder)
+        self._finished = _finished_counts(self.folder)  # samples in each whole shard
         self._open: _OpenShard | None = None
 
     @property
     def completed_samples(self) -> int:
         """Samples in whole shards, from this and earlier runs."""
-        return sum(len(entry.keys) for entry in self.entries)
+        return sum(self._finished)
 
     def write(
         self,
@@ -213,19 +194,20 @@ class ShardWriter:
     ) -> None:
         """Add one sample; raises AdhmrError for a bad key, extension or record."""
         if self._open is None:
-            self._open = _OpenShard(self.folder / shard_name(len(self.entries)))
+            self._open = _OpenShard(self.folder / shard_name(len(self._finished)))
         self._open.add(ShardSample(key, image, record, provenance, extras or {}))
-        if len(self._open.entry.keys) == self.samples_per_shard:
+        if len(self._open.keys) == self.samples_per_shard:
             self._close_shard()
 
     def close(self) -> None:
         """Finish the last shard and write the index."""
         if self._open is not None:
             self._close_shard()
-        write_index(self.folder, entries=self.entries, **self.description)
+        write_index(self.folder, **self.description)
 
     def _close_shard(self) -> None:
-        self.entries.append(self._open.finish())
+        self._open.finish()
+        self._finished.append(len(self._open.keys))
         self._open = None
 
     def __enter__(self) -> "ShardWriter":
@@ -239,14 +221,9 @@ class ShardWriter:
             self._open = None
 
 
-def _finished_entries(folder: Path) -> list[ShardEntry]:
+def _finished_counts(folder: Path) -> list[int]:
     paths = list_shards(folder)
     for number, path in enumerate(paths):
         if path.name != shard_name(number):
             raise AdhmrError(f"{path}: expected {shard_name(number)} here; remove the shards after the gap and rerun")
-    index = folder / INDEX_NAME
-    if index.exists():
-        document = json.loads(index.read_bytes())
-        known = {shard["name"]: ShardEntry.from_json(shard) for shard in document["shards"]}
-        return [known.get(path.name) or scan_shard(path) for path in paths]
-    return [scan_shard(path) for path in paths]
+    return [len(shard_index(path).samples) for path in paths]

@@ -17,9 +17,10 @@ from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.root_depth import estimate_root_depth
 from adhmr.config.stages import GenerateSet, GenerateStage
 from adhmr.data.claim import claim_folder
+from adhmr.data.index_build import write_index
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
-from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
+from adhmr.data.shard_writer import ShardSample, shard_name, write_shard
 from adhmr.data.stream import Batch, collate
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError

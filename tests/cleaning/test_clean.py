@@ -27,6 +27,7 @@ from adhmr.models.weights import load_model, save_weights, weights_hash
 from adhmr.preference.noised_truth import noised_truth
 from tests.tiny import CROP, SCORER, TRANSFORMER
 
+INDEX_FILES = {"index.json", "index-keys.npy", "index-samples.npy"}
 VIT = {"neck": "vit", "depth": 1, "dim": 48, "heads": 3, "input_size": (64, 48), "task_tokens": 3}
 
 
@@ -112,8 +113,9 @@ def test_a_cleaned_set_is_the_kept_samples_and_says_what_was_done(config, studio
     assert "70.0%" in table and table in capsys.readouterr().out
     sheet = cv2.imread(str(folder / "sheet.jpg"))  # a row of the three best, one of the three worst
     assert sheet.shape == (2 * (CROP["size"] + 2) + 2, 8 * (CROP["size"] + 2) + 2, 3)
-    beside = {"index.json", "cleaning.json", "kept.txt", "scores.npz", "sheet.jpg", "statistics.json"}
-    assert set(digests(folder)) == beside | set(made.index.shard_names)
+    beside = {*INDEX_FILES, "cleaning.json", "kept.txt", "scores.npz", "sheet.jpg", "statistics.json"}
+    sidecars = {f"{name}.idx" for name in made.index.shard_names}
+    assert set(digests(folder)) == beside | sidecars | set(made.index.shard_names)
 
 
 def test_a_cleaned_set_trains_like_any_other(config):

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import webdataset
 
-from adhmr.data.index import DataSetIndex, scan_shard
+from adhmr.data.index import DataSetIndex
+from adhmr.data.index_build import write_index
 from adhmr.data.schema import decode_record, new_record
+from adhmr.data.shard_index import scan_shard
 from adhmr.data.shard_reader import CorruptSampleError, ShardReader
-from adhmr.data.shard_writer import ShardSample, ShardWriter, shard_name, write_index, write_shard
+from adhmr.data.shard_writer import ShardSample, ShardWriter, shard_name, write_shard
 from adhmr.errors import AdhmrError
 
 ABOUT = {"source": "test", "split": "train", "licence": "CC0"}
@@ -60,10 +62,16 @@ def test_plain_webdataset_reads_the_shards(make_set):
 
 def test_scanning_a_shard_gives_the_index_the_writer_wrote(make_set):
     folder = make_set(count=25)
-    before = (folder / "index.json").read_bytes()
+    before = folder_hashes(folder)
+    assert set(before) == {
+        *(shard_name(number) for number in range(3)),
+        *(f"{shard_name(number)}.idx" for number in range(3)),
+        *("index.json", "index-keys.npy", "index-samples.npy"),
+    }
+    for sidecar in folder.glob("*.idx"):
+        sidecar.unlink()
     write_index(folder, **ABOUT)
-    assert (folder / "index.json").read_bytes() == before
-    assert len(json.loads(before)["shards"]) == 3
+    assert folder_hashes(folder) == before
 
 
 def test_the_same_samples_give_the_same_bytes(make_set):
@@ -76,7 +84,7 @@ def test_an_interrupted_writer_goes_on_after_the_last_whole_shard(make_set, tmp_
     with pytest.raises(KeyboardInterrupt), ShardWriter(folder, samples_per_shard=10, **ABOUT) as writer:
         write_samples(writer, 0, 17)
         raise KeyboardInterrupt
-    assert sorted(path.name for path in folder.iterdir()) == [shard_name(0)]
+    assert sorted(path.name for path in folder.iterdir()) == [shard_name(0), f"{shard_name(0)}.idx"]
     with pytest.raises(AdhmrError, match=r"interrupted has no index.json: unfinished"):
         DataSetIndex.load(folder)
     with ShardWriter(folder, samples_per_shard=10, **ABOUT) as writer:
@@ -88,13 +96,12 @@ def test_an_interrupted_writer_goes_on_after_the_last_whole_shard(make_set, tmp_
 def test_shards_of_parallel_writers_are_one_data_set(tmp_path, make_set):
     reader = ShardReader(make_set("whole", count=20))
     jpeg = cv2.imencode(".jpg", np.zeros((80, 96, 3), np.uint8))[1].tobytes()
-    entries = []
     for number in (1, 0):  # finished in any order
         samples = [
             ShardSample(f"k{row}", jpeg, reader.read_record(row), {}) for row in range(number * 10, number * 10 + 10)
         ]
-        entries.append(write_shard(tmp_path / "set" / shard_name(number), samples))
-    write_index(tmp_path / "set", entries=entries[:1], **ABOUT)
+        write_shard(tmp_path / "set" / shard_name(number), samples)
+    write_index(tmp_path / "set", **ABOUT)
     index = DataSetIndex.load(tmp_path / "set")
     assert index.keys == [f"k{row}" for row in range(20)] and index.shard_counts == [10, 10]
 
@@ -130,12 +137,17 @@ def test_damage_is_named(make_set, tmp_path):
         DataSetIndex.load(folder)
     shard.write_bytes(data)
     DataSetIndex.load(folder)
+    texts = {"source": "a b", "split": "train", "licence": "CC0"}
     for versions, words in (
-        ((99, 2), "index version 99, this adhmr reads 1"),
-        ((1, 1), "schema version 1, .* reads 2"),
+        (
+            (1, 2),
+            r"index version 1, .* reads 2; the shards can stay: run `adhmr .* --source 'a b' --split train ",
+        ),
+        ((1, 1), "schema version 1, .* reads 2: its shards must be made again"),
     ):
-        (folder / "index.json").write_text(json.dumps(dict(zip(("index_version", "schema_version"), versions))))
-        with pytest.raises(AdhmrError, match=f"{words}: its shards must be made again"):
+        document = dict(zip(("index_version", "schema_version"), versions)) | texts
+        (folder / "index.json").write_text(json.dumps(document))
+        with pytest.raises(AdhmrError, match=words):
             DataSetIndex.load(folder)
     (folder / "index.json").write_text("not json")
     with pytest.raises(AdhmrError, match="not an ADHMR index"):

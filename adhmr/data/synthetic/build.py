@@ -23,10 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import open_body_path
 from adhmr.data.claim import claim_folder
-from adhmr.data.index import INDEX_NAME, ShardEntry
+from adhmr.data.index import INDEX_NAME
+from adhmr.data.index_build import write_index
 from adhmr.data.loader_process import end_with_the_parent
 from adhmr.data.schema import SAMPLE_DTYPE, SCHEMA_VERSION
-from adhmr.data.shard_writer import ShardSample, shard_name, write_index, write_shard
+from adhmr.data.shard_writer import ShardSample, shard_name, write_shard
 from adhmr.data.synthetic.poses import BANK_PATH
 from adhmr.data.synthetic.sets import domain
 from adhmr.data.synthetic.studio import Studio
@@ -84,7 +85,7 @@ def _npy_bytes(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_shard(folder: Path, request: Request, number: int) -> ShardEntry:
+def _draw_shard(folder: Path, request: Request, number: int) -> None:
     """Writes shard `number`, and before it its part of the truth: a shard that is there has its truth."""
     first = number * request.samples_per_shard
     count = min(request.samples_per_shard, request.count - first)
@@ -106,7 +107,7 @@ def _draw_shard(folder: Path, request: Request, number: int) -> ShardEntry:
     if studio.spec.pseudo_labels:
         write_atomically(folder / TRUTH_PARTS / f"{number:06d}.npy", _npy_bytes(truth))
         write_atomically(folder / TRUTH_PARTS / f"{number:06d}.kind.npy", _npy_bytes(kinds))
-    return write_shard(folder / shard_name(number), samples)
+    write_shard(folder / shard_name(number), samples)
 
 
 def synthesise(
@@ -144,12 +145,12 @@ def synthesise(
         return
     numbers = range(-(-count // samples_per_shard))
     missing = [number for number in numbers if not (folder / shard_name(number)).exists()]
-    entries = _draw_shards(folder, request, missing, processes)
+    _draw_shards(folder, request, missing, processes)
     if spec.pseudo_labels:
         for suffix, target in ((".npy", TRUTH_NAME), (".kind.npy", TRUTH_KIND_NAME)):
             parts = [np.load(folder / TRUTH_PARTS / f"{number:06d}{suffix}", allow_pickle=False) for number in numbers]
             write_atomically(folder / target, _npy_bytes(np.concatenate(parts)))
-    write_index(folder, source=f"synthetic:{name}", split=split, licence=LICENCE, entries=entries)
+    write_index(folder, source=f"synthetic:{name}", split=split, licence=LICENCE)
     shutil.rmtree(folder / TRUTH_PARTS, ignore_errors=True)
 
 
@@ -160,22 +161,24 @@ def _assets_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _draw_shards(folder: Path, request: Request, numbers: list[int], processes: int) -> list[ShardEntry]:
+def _draw_shards(folder: Path, request: Request, numbers: list[int], processes: int) -> None:
     if not numbers:
-        return []
+        return
     per_shard = request.samples_per_shard
     total = sum(min(per_shard, request.count - number * per_shard) for number in numbers)
     with _ProgressReport(request.name, total) as report:
         if processes == 1 or len(numbers) == 1:
-            return _draw_here(folder, request, numbers, report)
-        return _draw_in_pool(folder, request, numbers, min(processes, len(numbers)), report)
+            _draw_here(folder, request, numbers, report)
+        else:
+            _draw_in_pool(folder, request, numbers, min(processes, len(numbers)), report)
 
 
-def _draw_here(folder: Path, request: Request, numbers: list[int], report: "_ProgressReport") -> list[ShardEntry]:
+def _draw_here(folder: Path, request: Request, numbers: list[int], report: "_ProgressReport") -> None:
     threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     _start_drawing(lambda: report.update(report.drawn + 1))
     try:
-        return [_draw_shard(folder, request, number) for number in numbers]
+        for number in numbers:
+            _draw_shard(folder, request, number)
     finally:
         torch.set_num_threads(threads)
         cv2.setNumThreads(cv_threads)
@@ -183,19 +186,17 @@ def _draw_here(folder: Path, request: Request, numbers: list[int], report: "_Pro
 
 def _draw_in_pool(
     folder: Path, request: Request, numbers: list[int], workers: int, report: "_ProgressReport"
-) -> list[ShardEntry]:
+) -> None:
     context = multiprocessing.get_context("spawn")  # forking a process that has run torch threads may hang
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
     try:
-        futures = [pool.submit(_draw_shard, folder, request, number) for number in numbers]
-        pending = set(futures)
+        pending = {pool.submit(_draw_shard, folder, request, number) for number in numbers}
         while pending:
             done, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             report.update(counter.value)
             for future in done:
                 future.result()  # the first error ends the run
-        return [future.result() for future in futures]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -10,6 +10,7 @@ from adhmr.data.synthetic import build
 from adhmr.data.synthetic.build import synthesise
 from adhmr.errors import AdhmrError
 
+INDEX_FILES = {"index.json", "index-keys.npy", "index-samples.npy"}
 SMALL = {"count": 25, "seed": 4, "image_size": 64, "samples_per_shard": 10}
 
 
@@ -37,7 +38,8 @@ def test_another_seed_gives_other_bytes(wild, tmp_path):
 def test_what_the_folder_holds(wild):
     assert set(digests(wild)) == {
         *(f"{number:06d}.tar" for number in range(3)),
-        "index.json",
+        *(f"{number:06d}.tar.idx" for number in range(3)),
+        *INDEX_FILES,
         "synthesis.json",
         "truth.npy",
         "truth_kind.npy",
@@ -62,7 +64,7 @@ def test_the_truth_lies_beside_in_row_order_and_differs(wild):
 
 def test_exact_sets_have_no_truth_beside(tmp_path):
     synthesise("synth-bench", tmp_path, count=3, split="test", processes=1, image_size=64)
-    assert set(digests(tmp_path)) == {"000000.tar", "index.json", "synthesis.json"}
+    assert set(digests(tmp_path)) == {"000000.tar", "000000.tar.idx", *INDEX_FILES, "synthesis.json"}
 
 
 def test_a_rerun_goes_on_after_whole_shards(wild, tmp_path, monkeypatch):
