@@ -6,6 +6,7 @@ They are written in index_build.py; samples are read in shard_reader.py; rows of
 import hashlib
 import json
 import shlex
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,7 +130,7 @@ class DataSetIndex:
     def locate(self, row: int) -> SampleLocation:
         """Where the sample of a row lies; raises IndexError for a row out of range."""
         number = self.table_row(row)
-        shard = int(np.searchsorted(self.first_row, number, side="right")) - 1
+        shard = bisect_right(self._first_rows, number) - 1
         _, start, span, crc32, places = self.samples[number].item()
         members = {name: (offset, size) for name, (offset, size) in zip(self.extensions, places.tolist()) if offset}
         return SampleLocation(self.shard_names[shard], start, span, crc32, members)
@@ -148,6 +149,10 @@ class DataSetIndex:
     def _shard_files(self) -> dict[str, FileEntry]:
         shards = self.document["shards"]
         return {shard["name"]: FileEntry(shard["name"], shard["size"], shard["sha256"]) for shard in shards}
+
+    @cached_property
+    def _first_rows(self) -> list[int]:
+        return self.first_row.tolist()
 
     def _tables(self) -> list[tuple[str, int]]:
         return [(name, table["size"]) for name, table in self.document["tables"].items()]

@@ -1,10 +1,12 @@
 """How loader worker processes are started and what they are set up with. What they load is in stream.py."""
 
 import contextlib
+import ctypes
 import multiprocessing.forkserver
 import multiprocessing.popen_forkserver
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -14,6 +16,10 @@ import torch
 
 # SLURM and the terminal send these to every process of a job; the trainer acts on them and still needs its workers.
 IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt in <malloc.h>
+LARGE_BLOCK = 2**25  # bytes; the most that glibc takes for M_MMAP_THRESHOLD
+KEPT_MEMORY = 2**28  # bytes of freed memory that a process keeps at most
 
 
 class _Popen(multiprocessing.popen_forkserver.Popen):
@@ -47,12 +53,23 @@ def forkserver() -> LoaderContext:
 
 
 def set_up_worker(worker: int) -> None:
-    """In a new worker: ignore the trainer's signals, use one thread, end when the trainer ends."""
+    """In a new worker: ignore the trainer's signals, use one thread, keep memory, end when the trainer ends."""
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    keep_freed_memory()
     end_with_the_parent()
+
+
+def keep_freed_memory() -> None:
+    """Let malloc use the memory of one image for the next (glibc; nothing is done elsewhere).
+
+    Otherwise it returns each image to the system and asks for the next one's pages anew, a fifth of decoding's time.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_MEMORY)
 
 
 def end_with_the_parent() -> None:
