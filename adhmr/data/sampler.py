@@ -5,6 +5,7 @@ Nothing but the plan enters: no rank, worker, prefetching or history. Reading sa
 
 import copy
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +16,7 @@ from adhmr.data.randomness import permutation_for, philox_for
 from adhmr.errors import AdhmrError
 
 PLAN_VERSION = 1
-CHECKED_POSITIONS = 1000
+CHECKED_POSITIONS = 100
 SUBSTITUTES = 8
 
 
@@ -80,13 +81,13 @@ class SetOrder:
         """(epoch, row) of the draw-th sample taken from this set."""
         epoch, place = divmod(draw, self.num_rows)
         _, starts = self._epoch(epoch)
-        window = int(np.searchsorted(starts, place, side="right")) - 1
+        window = bisect_right(starts, place) - 1
         return epoch, int(self._window(epoch, window)[place - starts[window]])
 
-    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make_epoch(self, epoch: int) -> tuple[np.ndarray, list[int]]:
         order = permutation_for(len(self.first), self.seed, self.name, "blocks", epoch)  # (blocks,)
         sizes = np.add.reduceat(self.length[order], np.arange(0, len(order), self.window))  # (windows,)
-        return order, np.cumsum(sizes) - sizes
+        return order, (np.cumsum(sizes) - sizes).tolist()
 
     def _make_window(self, epoch: int, window: int) -> np.ndarray:
         order, _ = self._epoch(epoch)
@@ -194,7 +195,7 @@ class Plan:
         return plan
 
     def checksum(self) -> str:
-        """SHA-256 over set names, epochs and rows of the first 1000 positions of the last phase."""
+        """SHA-256 over set names, epochs and rows of the first 100 positions of the last phase."""
         start = self.phases[-1].start
         digest = hashlib.sha256()
         for position in range(start, start + CHECKED_POSITIONS):
@@ -204,6 +205,7 @@ class Plan:
 
     def _set_history(self, phases: Sequence[Phase], skip_ranges: Sequence[tuple[int, int]]) -> None:
         self.phases, self.skip_ranges = tuple(phases), merged(skip_ranges)
+        self._starts = [phase.start for phase in self.phases]
         self._quotas = [largest_remainder(phase.weights, self.period) for phase in self.phases]
         self._mix = lru_cache(maxsize=8)(self._make_mix)
 
@@ -213,7 +215,7 @@ class Plan:
     def _phase_number(self, position: int) -> int:
         if position < 0:
             raise IndexError(f"position {position}")
-        return max(number for number, phase in enumerate(self.phases) if phase.start <= position)
+        return bisect_right(self._starts, position) - 1
 
     def _draw_at(self, position: int) -> tuple[str, int]:
         """The set at a position and how often that set was drawn before."""
@@ -222,7 +224,7 @@ class Plan:
         mix_block, slot = divmod(position - phase.start, self.period)
         labels, ordinals = self._mix(number, mix_block)
         label = labels[slot]
-        return names[label], phase.bases[names[label]] + mix_block * quotas[label] + int(ordinals[slot])
+        return names[label], phase.bases[names[label]] + mix_block * quotas[label] + ordinals[slot]
 
     def _drawn_before(self, position: int) -> dict[str, int]:
         phase, (names, quotas) = self.phases[-1], self._quotas[-1]
@@ -234,7 +236,7 @@ class Plan:
             for name, quota, count in zip(names, quotas, inside, strict=True)
         }
 
-    def _make_mix(self, number: int, mix_block: int) -> tuple[np.ndarray, np.ndarray]:
+    def _make_mix(self, number: int, mix_block: int) -> tuple[list[int], list[int]]:
         """Labels of one period's slots and, for each slot, the earlier slots with its label; (period,) each."""
         _, quotas = self._quotas[number]
         slots = np.repeat(np.arange(len(quotas)), quotas)
@@ -242,7 +244,7 @@ class Plan:
         ordinals = np.empty(self.period, np.int64)
         for label, quota in enumerate(quotas):
             ordinals[labels == label] = np.arange(quota)
-        return labels, ordinals
+        return labels.tolist(), ordinals.tolist()  # single elements of lists are read faster than those of arrays
 
 
 def largest_remainder(weights: Mapping[str, float], period: int) -> tuple[list[str], list[int]]:

@@ -65,25 +65,14 @@ class StepPlan:
         return self._going_on(step, self.plan.phases, [*self.dropped, lost])
 
     def resumed(self, state: Mapping) -> "StepPlan":
-        """This plan with the history of a checkpoint, as state_dict gave it.
+        """This plan with the history of a checkpoint, as state_dict gave it: what a run goes on with.
 
-        What differs from the checkpoint's holds from its step on. Raises AdhmrError when something before it, or data
-        that are still drawn, differ.
+        What differs from the checkpoint's holds from its step on. Raises AdhmrError as `recalled` does, and when data
+        that are still drawn have changed.
         """
-        step = state["step"]
-        self._check_settings(state)
-        self._check_batches(state)
+        resumed = self.recalled(state)
         begun = [Phase(**phase) for phase in state["phases"]]
-        self._check_mixtures(begun, step)
-        resumed = self._going_on(step, begun, [tuple(pair) for pair in state["dropped"]])
-        self._check_sources(begun, step)
-        past = _before(merged([tuple(pair) for pair in state["skip_ranges"]]), state["position"])
-        if _before(resumed.plan.skip_ranges, state["position"]) != past:
-            raise AdhmrError(
-                f"skip_ranges {[list(pair) for pair in self.first.skip_ranges]}: the checkpoint of step {step} is at "
-                f"position {state['position']} and skipped {[list(pair) for pair in past]}; only ranges from that "
-                "position on may be added or taken away"
-            )
+        self._check_sources(begun, state["step"])
         if all(self._source_of(name) == source for name, source in begun[-1].sources.items()):
             checksum = self.first.altered(phases=begun, skip_ranges=()).checksum()
             if checksum != state["checksum"]:
@@ -92,6 +81,26 @@ class StepPlan:
                     "same: another version of adhmr or numpy wrote it; resume with that version or start a new run"
                 )
         return resumed
+
+    def recalled(self, state: Mapping) -> "StepPlan":
+        """The same, whether or not the data have changed: to look at steps that are past.
+
+        Raises AdhmrError when batches, mixtures or skipped ranges before the checkpoint's step are not those it had.
+        """
+        step = state["step"]
+        self._check_settings(state)
+        self._check_batches(state)
+        begun = [Phase(**phase) for phase in state["phases"]]
+        self._check_mixtures(begun, step)
+        recalled = self._going_on(step, begun, [tuple(pair) for pair in state["dropped"]])
+        past = _before(merged([tuple(pair) for pair in state["skip_ranges"]]), state["position"])
+        if _before(recalled.plan.skip_ranges, state["position"]) != past:
+            raise AdhmrError(
+                f"skip_ranges {[list(pair) for pair in self.first.skip_ranges]}: the checkpoint of step {step} is at "
+                f"position {state['position']} and skipped {[list(pair) for pair in past]}; only ranges from that "
+                "position on may be added or taken away"
+            )
+        return recalled
 
     def state_dict(self, step: int) -> dict:
         """What a checkpoint of `step` keeps, as JSON types."""

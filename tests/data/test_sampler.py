@@ -90,7 +90,7 @@ def test_a_position_can_be_entered_anywhere_and_from_another_process():
 
 def test_the_order_is_fixed_for_ever():
     """A change here reorders every run that is under way: raise PLAN_VERSION with it."""
-    assert small_plan().checksum() == "859f96b61895c5efb73bcd83d68fa17ac5cf2c30d1df2916ddad1626791574a6"
+    assert small_plan().checksum() == "5eed4391e6f9f224e0e10883b493b3674420c4ca92208a1d970cc3e24e294f8f"
 
 
 def test_weights_too_small_and_bad_sets_are_refused():

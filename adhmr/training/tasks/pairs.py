@@ -31,8 +31,8 @@ class PairTransform:
     """Choose pairs of an image, move them into its augmented crop, encode them, draw timesteps and noise.
 
     Returns, for P pairs: winner, loser (P, 133) x0; weight (133,) of each number in the errors; t (P,); noise (P, 133),
-    and loser_noise when it is not shared; desirable (P,) bool, whether a KTO sample shows the winner; and image
-    (3, S, S) uint8, or the members features_* that were stored in its place.
+    and loser_noise when it is not shared; desirable (P,) bool, whether a KTO sample shows the winner; dataset, key; and
+    image (3, S, S) uint8, or the members features_* that were stored in its place.
     """
 
     def __init__(self, config: DpoStage, crop_size: int, stored_features: bool):
@@ -53,6 +53,8 @@ class PairTransform:
             "loser": self._encoded(chosen, "loser", crop["affine"]),
             "t": draw_timesteps(key.seed, key.position, count),
             "desirable": key.rng("side").random(count) < 0.5,
+            "dataset": crop["dataset"],
+            "key": crop["key"],
         }
         shape = item["winner"].shape
         item["noise"] = key.rng("noise").standard_normal(shape, np.float32)
