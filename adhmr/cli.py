@@ -204,6 +204,19 @@ def inspect(folder: Path, count: int, sheet: Path | None) -> None:
     click.echo(f"contact sheet: {sheet}")
 
 
+@data.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--step", required=True, type=click.IntRange(0), help="which step; the first is 0")
+@click.option("--limit", type=click.IntRange(1), help="samples on the sheet (default: the whole global batch)")
+@click.option("--output", type=click.Path(path_type=Path), help="folder to write to (default: RUN/replay)")
+def replay(run_folder: Path, step: int, limit: int | None, output: Path | None) -> None:
+    """Write the global batch of a step of a training run again: its samples as a list, its crops with labels drawn."""
+    from adhmr.training.replay import replay
+
+    for line in replay(run_folder, step, output, limit):
+        click.echo(line)
+
+
 @cli.command("import-official")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
