@@ -248,6 +248,13 @@ def _checked(batches: Iterator) -> Iterator[Batch]:
                 raise batch
             if batch is not None:
                 yield batch
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise AdhmrError(
+            f"a loader process was killed ({str(error).partition('. ')[0]}), most often because the memory of the "
+            "machine was full: use fewer `workers` and start again"
+        ) from None
     finally:
         # The error's traceback holds this frame: were the loader still in it, the garbage collector would take down the
         # loader's queues before its workers, which then wait for ever.
