@@ -90,6 +90,21 @@ def test_collated_types(mixture):
     assert all(isinstance(key, str) for key in batch["key"])
 
 
+@pytest.mark.parametrize("cuda", [False, True])
+def test_batches_are_pinned_where_there_is_a_gpu(mixture, monkeypatch, cuda):
+    asked = []
+
+    def loader(*arguments, **options):
+        asked.append(options["pin_memory"])
+        return []
+
+    monkeypatch.setattr("adhmr.data.stream.DataLoader", loader)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    readers, plan = mixture
+    assert list(build_stream(readers, plan, noted, global_batch=6, micro_batch=6, stop_step=1)) == []
+    assert asked == [cuda]
+
+
 def test_batches_that_do_not_divide_are_refused(mixture):
     with pytest.raises(AdhmrError, match="global_batch 24 is not a multiple of 5 processes x micro_batch 2 = 10"):
         steps_of(mixture, world_size=5, micro_batch=2)
@@ -199,7 +214,7 @@ def test_a_trainer_may_exit_while_its_workers_load(make_set, tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(script), str(make_set(count=200))]
-    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 85
+    assert subprocess.run(command, env=environment, timeout=240, check=False).returncode == 85
 
 
 def descendants(pid):

@@ -211,6 +211,17 @@ def test_shrinking_averages_instead_of_picking_pixels():
     assert np.abs(inner - 127).max() < 12
 
 
+def test_a_flip_within_the_warp_shows_the_flipped_image():
+    """Also of an image whose width is odd, and of one that is shrunk first."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (24, 26, 3), np.uint8), (205, 190))
+    for side in (90.0, 400.0):
+        affine = square_affine(np.array([100.0, 90.0]), side, 0.3, 64)
+        flipped = affine @ [[-1.0, 0.0, 205.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        difference = np.abs(warp(image, flipped, (64, 64)).astype(int) - warp(cv2.flip(image, 1), affine, (64, 64)))
+        assert difference.max() <= 2
+
+
 def test_square_affine_is_the_bodys_crop_affine():
     rng = np.random.default_rng(0)
     for _ in range(5):
