@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
@@ -217,9 +218,11 @@ def collate(items: list[dict] | AdhmrError) -> Batch | AdhmrError | None:
             batch[name] = values
         elif isinstance(value, float):
             batch[name] = torch.tensor(values, dtype=torch.float32)
-        else:
+        elif isinstance(value, np.ndarray):
             # In a worker torch's own collation writes into the shared memory that carries a batch to the trainer.
-            batch[name] = default_collate([torch.as_tensor(value) for value in values])
+            batch[name] = default_collate([torch.from_numpy(value) for value in values])
+        else:
+            batch[name] = torch.from_numpy(np.asarray(values))
     return batch
 
 
