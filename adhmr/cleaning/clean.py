@@ -56,7 +56,7 @@ def score_set(scorer: LabelScorer, reader: ShardReader, folder: Path, unit: int)
     return np.concatenate([np.load(part) for part in parts])
 
 
-def clean_set(scorer: LabelScorer, path: Path, config: CleanStage) -> dict:
+def clean_set(scorer: LabelScorer, path: str | Path, config: CleanStage) -> dict:
     """Writes output/<set>/ and returns its figures.
 
     Raises:

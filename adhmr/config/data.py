@@ -3,14 +3,21 @@
 The code that reads it is adhmr/data/stream.py and transforms.py.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from adhmr.config.base import StrictModel
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# A local folder or a URL that fsspec opens (s3://, gs://, https://); a Path would fold "//" into "/".
+ShardFolder = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+
+
+def folder_name(path: str | Path) -> str:
+    """The last part of a local path or URL: what a data set is called unless it is given a name."""
+    return PurePosixPath(str(path)).name if "://" in str(path) else Path(path).resolve().name
 
 
 class CropConfig(StrictModel):
@@ -63,7 +70,7 @@ class FilterConfig(StrictModel):
 class DataSetConfig(StrictModel):
     """One shard folder."""
 
-    path: str = Field(description="a local folder or a URL that fsspec opens: s3://, gs://, https://")
+    path: ShardFolder
     weight: float = Field(1.0, ge=0, description="share of the first mixture, relative to the others'; 0: not in it")
     name: str | None = Field(None, description="keys the order of its samples; the folder's name when not given")
     labels: list[Literal["depth", "betas", "leaves", "twists"]] | None = Field(
@@ -76,7 +83,7 @@ class DataSetConfig(StrictModel):
     @property
     def set_name(self) -> str:
         """The name that its samples carry."""
-        return self.name or Path(self.path).resolve().name
+        return self.name or folder_name(self.path)
 
     @property
     def settings(self) -> dict:

@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
-from adhmr.config.data import AugmentConfig, CropConfig, DataConfig, DataSetConfig, Fraction, PhaseConfig
+from adhmr.config.data import (
+    AugmentConfig,
+    CropConfig,
+    DataConfig,
+    DataSetConfig,
+    Fraction,
+    PhaseConfig,
+    ShardFolder,
+    folder_name,
+)
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.protocol import ProtocolConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
@@ -179,7 +188,7 @@ class ScorerStage(TrainingStage):
 
 # ------------------------------------------------------------------------------------------------ preferences
 class GenerateSet(StrictModel):
-    path: Path
+    path: ShardFolder
     # Each ranking gives a folder <set>-<ranking>. scorer: the reward model; error: PVE, for exact labels (studio);
     # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints;
     # truth: no ranking but the released code's studio pair, the exact label against the zero-noise hypothesis
@@ -213,7 +222,7 @@ class GenerateStage(HypothesesStage):
 
 
 class PreferenceSet(StrictModel):
-    path: Path
+    path: ShardFolder
     weight: float = Field(1.0, ge=0)  # share of the first mixture; 0: not in it
     occlusion_probability: Fraction | None = None  # in place of augment.occlusion_probability
 
@@ -251,7 +260,7 @@ class DpoStage(TrainingStage):
     def data_sets(self) -> list[DataSetConfig]:
         """The preferences as the data sets that their folders are."""
         return [
-            DataSetConfig(path=str(item.path), weight=item.weight, occlusion_probability=item.occlusion_probability)
+            DataSetConfig(path=item.path, weight=item.weight, occlusion_probability=item.occlusion_probability)
             for item in self.preferences
         ]
 
@@ -272,7 +281,7 @@ class CleanStage(StageConfig):
 
     stage: Literal["clean"]
     scorer: Path
-    sets: list[Path] = Field(min_length=1)  # labelled: pose, shape and depth
+    sets: list[ShardFolder] = Field(min_length=1)  # labelled: pose, shape and depth
     padding: float | None = Field(None, ge=1)  # of the crops; null: what the scorer's file says that it learnt with
     threshold: float | None = Field(None, ge=0, le=1)  # labels whose score sigmoid(5 raw) is below it are left out
     percentile: float | None = Field(None, ge=0, lt=100)  # instead: this share of each set, the lowest scores
@@ -285,7 +294,7 @@ class CleanStage(StageConfig):
     def _check_limit(self) -> CleanStage:
         if (self.threshold is None) == (self.percentile is None):
             raise ValueError("expected one of threshold (0.6 is the paper's) and percentile")
-        names = [path.resolve().name for path in self.sets]
+        names = [folder_name(path) for path in self.sets]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(f"two sets are called {repeated[0]}: their outputs would be one folder")
@@ -303,7 +312,7 @@ class EvaluateStage(HypothesesStage):
     """Errors of several models on one labelled set, with the same noise for all."""
 
     stage: Literal["evaluate"]
-    data: Path
+    data: ShardFolder
     limit: int | None = None
     crop: CropConfig
     models: list[EvaluatedModel]
@@ -339,7 +348,7 @@ class ReportStage(HypothesesStage):
     evaluation: Path
     runs: list[Path] = []
     baseline: str = "base"
-    data: Path
+    data: ShardFolder
     crop: CropConfig
     pictures: int = 12
     page: Path | None = None  # where the report goes; output/report.html when not given

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from adhmr.config.data import FilterConfig
+from adhmr.config.data import FilterConfig, folder_name
 from adhmr.data.filter_rows import FilterTable, find_filter
 from adhmr.data.schema import SCHEMA_VERSION
-from adhmr.data.storage import FileEntry, LocalFolder, RemoteFolder, folder_name, map_array, open_folder
+from adhmr.data.storage import FileEntry, LocalFolder, RemoteFolder, map_array, open_folder
 from adhmr.errors import AdhmrError
 
 INDEX_NAME, SAMPLES_NAME, KEYS_NAME = "index.json", "index-samples.npy", "index-keys.npy"

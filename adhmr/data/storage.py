@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -128,11 +128,6 @@ def open_folder(path: str | Path) -> LocalFolder | RemoteFolder:
     if not folder.location.is_dir():
         raise AdhmrError(f"{path} is not a folder: expected a folder of shards with an index.json")
     return folder
-
-
-def folder_name(path: str | Path) -> str:
-    """The last part of a local path or URL: what a data set is called unless it is given a name."""
-    return PurePosixPath(str(path)).name if "://" in str(path) else Path(path).resolve().name
 
 
 def read_file(path: str) -> bytes:

@@ -36,7 +36,7 @@ def test_whatever_a_recipe_reads_of_the_runs_another_recipe_writes(name):
     made |= {f"{path}/{file}.safetensors" for path in made for file in ("model", "model_raw")}
     for config in RECIPES.values():
         if isinstance(config, GenerateStage):
-            made |= {f"{config.output}/{s.path.name}-{ranking}" for s in config.sets for ranking in s.rankings}
+            made |= {f"{config.output}/{Path(s.path).name}-{ranking}" for s in config.sets for ranking in s.rankings}
     read = [
         text for text in strings(RECIPES[name].model_dump(mode="json", exclude={"output"})) if text.startswith(RUNS)
     ]
@@ -49,7 +49,7 @@ def test_pairs_and_features_are_of_the_model_that_is_aligned(name):
     config = ALIGNMENTS[name]
     own = config.base.parent
     for item in config.preferences:
-        (generated,) = (c for c in RECIPES.values() if isinstance(c, GenerateStage) and c.output == item.path.parent)
+        (generated,) = (c for c in RECIPES.values() if isinstance(c, GenerateStage) and c.output == Path(item.path).parent)
         assert generated.base == own / "model.safetensors"
         assert config.train_encoder or (config.base == generated.base and generated.features)
 

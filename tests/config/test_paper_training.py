@@ -102,5 +102,5 @@ def test_the_scorers_recipe_is_the_released_codes():
 def test_cleaning_is_the_papers():
     config = recipe("clean")
     assert config.threshold == 0.6 and config.percentile is None
-    assert [path.name for path in config.sets] == ["coco-train", "mpii-train", "h36m-train", "3dhp-train"]
+    assert [Path(path).name for path in config.sets] == ["coco-train", "mpii-train", "h36m-train", "3dhp-train"]
     assert config.scorer.parent == recipe("scorer-calibrated").output
