@@ -191,15 +191,19 @@ def filter_command(folder: str, processes: int, **predicates: Any) -> None:
 
 
 @data.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--count", default=32, show_default=True, help="samples on the contact sheet")
-@click.option("--sheet", type=click.Path(path_type=Path), help="where to write it (default: FOLDER/contact_sheet.jpg)")
-def inspect(folder: Path, count: int, sheet: Path | None) -> None:
+@click.option(
+    "--sheet",
+    type=click.Path(path_type=Path),
+    help="where to write it (default: contact_sheet.jpg in FOLDER, for a URL in the current folder)",
+)
+def inspect(folder: str, count: int, sheet: Path | None) -> None:
     """Print what a shard folder holds and draw a contact sheet with the labels over the images."""
     from adhmr.data.contact_sheet import contact_sheet, describe
 
     click.echo(describe(folder))
-    sheet = sheet or folder / "contact_sheet.jpg"
+    sheet = sheet or Path("" if "://" in folder else folder) / "contact_sheet.jpg"
     contact_sheet(folder, count, sheet)
     click.echo(f"contact sheet: {sheet}")
 

@@ -57,7 +57,7 @@ class LocalFolder:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where asking costs as much as reading it. Raises FileNotFoundError."""
-        return os.stat(os.path.join(self.location, name)).st_size
+        return os.stat(f"{self.location}/{name}").st_size
 
 
 class RemoteFolder:
@@ -86,11 +86,14 @@ class RemoteFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Store a small file; object stores make it appear whole. Raises AdhmrError where that is not possible."""
+        url = f"{self.location}/{name}"
         try:
-            with_retries(f"{self.location}/{name}", lambda: self._system.pipe_file(f"{self.location}/{name}", content))
-        except (NotImplementedError, PermissionError) as error:
+            if url.startswith(("http://", "https://")):
+                raise PermissionError("a web server is read only")
+            with_retries(url, lambda: self._system.pipe_file(url, content))
+        except (NotImplementedError, PermissionError, AdhmrError) as error:
             raise AdhmrError(
-                f"{self.location}/{name} cannot be written ({error!r}): run the command where the folder can be "
+                f"{url} cannot be written ({error}): run the command where the folder can be "
                 "written, and copy the file there"
             ) from error
 
@@ -169,7 +172,8 @@ def with_retries(what: str, action: Callable[[], Result]) -> Result:
             raise
         except Exception as error:  # every backend has its own: aiohttp's and botocore's are no OSError
             if attempt + 1 == ATTEMPTS:
-                raise AdhmrError(f"{what} cannot be fetched, {ATTEMPTS} attempts failed: {error!r}") from error
+                problem = f"{type(error).__name__}: {error}"
+                raise AdhmrError(f"{what} cannot be fetched, {ATTEMPTS} attempts failed: {problem}") from error
             # Not the module's generator: the pauses of many nodes shall differ whatever seeds a run sets.
             spread = random.SystemRandom().uniform(0.5, 1)
             time.sleep(FIRST_PAUSE_SECONDS * 2**attempt * spread)

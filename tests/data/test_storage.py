@@ -96,6 +96,8 @@ def test_a_folder_on_a_web_server_is_read_through_the_cache(make_set, serve, cac
     assert counts.pop("index.json") == 2 and set(counts.values()) == {1} and len(counts) == 5
     assert len(cached(cache)) == 5
     assert verify(url) == []
+    with pytest.raises(AdhmrError, match="cannot be written .* copy the file there"):
+        build_filter(url, FilterConfig(min_joints=1))
 
 
 def test_an_s3_bucket_is_read_and_filtered(make_set, cache, monkeypatch):
