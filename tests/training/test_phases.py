@@ -182,6 +182,7 @@ def test_replay_says_when_data_have_changed(phased, game_set, tmp_path):
     assert replay(config.output, 1)
 
 
+@pytest.mark.slow
 def test_replay_as_a_command(phased):
     config = phased("run", PHASES, steps=1)
     config.output.mkdir()
@@ -189,4 +190,5 @@ def test_replay_as_a_command(phased):
     done = adhmr("data", "replay", config.output, "--step", 0)
     assert done.returncode == 0, done.stderr
     assert "has no checkpoint: taken as" in done.stdout and "step 0: 4 samples from position 0 on" in done.stdout
-    assert adhmr("data", "replay", config.output / "nothing", "--step", 0).returncode == 2
+    with pytest.raises(AdhmrError, match="cannot read this config file"):
+        replay(config.output / "nothing", 0)
