@@ -96,7 +96,7 @@ def test_a_folder_on_a_web_server_is_read_through_the_cache(make_set, serve, cac
     assert counts.pop("index.json") == 2 and set(counts.values()) == {1} and len(counts) == 5
     assert len(cached(cache)) == 5
     assert verify(url) == []
-    with pytest.raises(AdhmrError, match="cannot be written .* copy the file there"):
+    with pytest.raises(AdhmrError, match=r"cannot be written .* copy the file there"):
         build_filter(url, FilterConfig(min_joints=1))
 
 
