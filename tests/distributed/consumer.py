@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,11 @@ def shard_data(config: dict, train: dict) -> ShardData:
     return ShardData(open_sets(data), data, TrainConfig(**train), 5, look)
 
 
-def consume(log: Path, config: dict, train: dict, rank: int, world_size: int, state: dict | None) -> None:
-    """Logs every step from the state's on: one line [step, [[position, key, sha1 of the bytes], ...]]."""
+def consume(
+    log: Path, config: dict, train: dict, rank: int, world_size: int, state: dict | None, together: Barrier
+) -> None:
+    """Logs every step from the state's on: one line [step, [[position, key, sha1 of the bytes], ...]]. The ranks go
+    step by step together, as those of a trainer do."""
     data = shard_data(config, train)
     start = 0
     if state is not None:
@@ -51,21 +55,29 @@ def consume(log: Path, config: dict, train: dict, rank: int, world_size: int, st
                 hashes = [hashlib.sha1(image.numpy().tobytes()).hexdigest() for image in batch["image"]]
                 rows += zip(batch["position"].tolist(), batch["key"], hashes, strict=True)
             file.write(json.dumps([step, rows]) + "\n")
+            together.wait()
             if (step + 1) % SAVE_EVERY == 0 and rank == 0:
                 (log.parent / f"state-{step + 1}.json").write_text(json.dumps(data.state_dict(step + 1)))
 
 
-def start(folder: Path, config: dict, train: dict, workers: list[int], state: dict | None) -> list[BaseProcess]:
-    """One process a rank, with so many loader workers each; ends like a trainer, with its workers."""
+def start(
+    folder: Path, config: dict, train: dict, workers: list[int], state: dict | None, together: Barrier
+) -> list[BaseProcess]:
+    """One process a rank, with so many loader workers each. `together`: of so many parties; it must outlive them."""
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the fork server is started from it
     world_size = len(workers)
-    processes = [
-        SERVER.Process(
-            target=consume,
-            args=(folder / f"rank-{rank}.jsonl", {**config, "workers": count}, train, rank, world_size, state),
+    processes = []
+    for rank, count in enumerate(workers):
+        arguments = (
+            folder / f"rank-{rank}.jsonl",
+            {**config, "workers": count},
+            train,
+            rank,
+            world_size,
+            state,
+            together,
         )
-        for rank, count in enumerate(workers)
-    ]
+        processes.append(SERVER.Process(target=consume, args=arguments))
     for process in processes:
         process.start()
     return processes

@@ -8,7 +8,7 @@ import pytest
 
 from adhmr.data.shard_writer import ShardWriter
 from tests.data.conftest import _write_samples
-from tests.distributed.consumer import last_state, logged, shard_data, start
+from tests.distributed.consumer import SERVER, last_state, logged, shard_data, start
 
 STEPS = 60
 TRAIN = {"steps": STEPS, "global_batch": 8}
@@ -49,6 +49,12 @@ def uninterrupted(mixture):
     return batches
 
 
+def made(folder, rank):
+    """Lines in a rank's log."""
+    path = folder / f"rank-{rank}.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_ten_kills_change_nothing(world_size, mixture, uninterrupted, tmp_path):
@@ -57,20 +63,23 @@ def test_ten_kills_change_nothing(world_size, mixture, uninterrupted, tmp_path):
     while True:
         # In every second attempt one rank has 1 to 3 loader processes: starting them is what takes the time.
         workers = [0] * world_size
-        workers[chance.randrange(world_size)] = (0, 1, 0, 2, 0, 3)[kills % 6]
-        before = sum(map(len, logged(tmp_path)))
-        processes = start(tmp_path, mixture, TRAIN, workers, state)
+        workers[chance.randrange(world_size)] = (1, 0, 2, 0, 3, 0)[kills % 6]
+        before = [len(lines) for lines in logged(tmp_path)] or [0] * world_size
+        together = SERVER.Barrier(world_size)
+        processes = start(tmp_path, mixture, TRAIN, workers, state, together)
         if kills == 10:
             for process in processes:
                 process.join(PATIENCE)
             assert [process.exitcode for process in processes] == [0] * world_size
             break
-        # At least one line of this attempt; then at any moment. The target leaves steps for the kills that follow.
+        # A few steps of this attempt by every rank, but never to the end; then at any moment of the next step.
         until = time.monotonic() + PATIENCE
-        enough = before + chance.randint(1, 5)
-        while sum(path.read_text().count("\n") for path in tmp_path.glob("rank-*.jsonl")) < enough:
+        left = STEPS - (state["step"] if state else 0)
+        enough = min(chance.randint(2, 7), left - 1)
+        while any(made(tmp_path, rank) < before[rank] + enough for rank in range(world_size)):
             assert time.monotonic() < until, "the ranks make no steps"
             time.sleep(0.001)
+        time.sleep(0.005 * chance.random())
         for process in processes:
             process.kill()
         for process in processes:
