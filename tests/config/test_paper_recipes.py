@@ -49,7 +49,9 @@ def test_pairs_and_features_are_of_the_model_that_is_aligned(name):
     config = ALIGNMENTS[name]
     own = config.base.parent
     for item in config.preferences:
-        (generated,) = (c for c in RECIPES.values() if isinstance(c, GenerateStage) and c.output == Path(item.path).parent)
+        (generated,) = (
+            c for c in RECIPES.values() if isinstance(c, GenerateStage) and c.output == Path(item.path).parent
+        )
         assert generated.base == own / "model.safetensors"
         assert config.train_encoder or (config.base == generated.base and generated.features)
 

@@ -123,7 +123,11 @@ def test_a_set_is_added_and_removed_at_a_restart():
     ("then", "now", "words"),
     [
         ({}, {"batch": 16}, "train.global_batch was 12 and is now 16, but the checkpoint is of step 7"),
-        ({}, {"weights": {"alpha": 1.0}}, "the mixture by the weights of the sets was .*'beta': 0.5.* and is now .*1.0"),
+        (
+            {},
+            {"weights": {"alpha": 1.0}},
+            "mixture by the weights of the sets was .*'beta': 0.5.* and is now .*1.0",
+        ),
         ({"phases": [SWITCH]}, {}, "the mixture from step 5 on was .* and is now none.*from step 7 on at the earliest"),
         ({}, {"phases": [SWITCH]}, "the mixture from step 5 on was none and is now"),
         ({}, {"phases": [{"from_step": 6, "global_batch": 6}]}, "global_batch from step 6 on was none and is now 6"),

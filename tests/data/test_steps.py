@@ -27,9 +27,7 @@ def test_uneven_batch_is_refused(micro_batch, world_size):
 def test_the_phase_whose_batch_does_not_divide_is_named():
     sizes = BatchSizes([(0, 8), (5, 16), (9, 12)])
     assert StepBatches(sizes, 4, 0, 2, 0, 9)
-    with pytest.raises(
-        AdhmrError, match=r"^the phase's global_batch from step 9 on, 12 is not a multiple of .* = 8:"
-    ):
+    with pytest.raises(AdhmrError, match=r"^the phase's global_batch from step 9 on, 12 is not a multiple of .* = 8:"):
         StepBatches(sizes, 4, 0, 2, 0, 10)
 
 

@@ -184,9 +184,7 @@ def _draw_here(folder: Path, request: Request, numbers: list[int], report: "_Pro
         cv2.setNumThreads(cv_threads)
 
 
-def _draw_in_pool(
-    folder: Path, request: Request, numbers: list[int], workers: int, report: "_ProgressReport"
-) -> None:
+def _draw_in_pool(folder: Path, request: Request, numbers: list[int], workers: int, report: "_ProgressReport") -> None:
     context = multiprocessing.get_context("spawn")  # forking a process that has run torch threads may hang
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
