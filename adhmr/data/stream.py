@@ -241,22 +241,25 @@ def _load(dataset: Dataset, batches: StepBatches | list[list[int]], workers: int
     # Copies to a GPU overlap with its work only from pinned memory.
     options["pin_memory"] = torch.cuda.is_available()
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **options)
-    return _checked(iter(loader))
+    return _checked(iter(loader), workers)
 
 
-def _checked(batches: Iterator) -> Iterator[Batch]:
+def _checked(batches: Iterator, workers: int) -> Iterator[Batch]:
     try:
         for batch in batches:
             if isinstance(batch, AdhmrError):
                 raise batch
             if batch is not None:
                 yield batch
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
+    except (RuntimeError, EOFError, OSError) as error:
+        # torch notices it, or else a batch that the process had announced cannot be fetched from it any more.
+        lost = str(error).startswith("DataLoader worker (pid") or isinstance(error, (EOFError, OSError))
+        if not workers or not lost or str(error).startswith("Caught "):  # a worker's own exception
             raise
+        sign = str(error).partition(". ")[0] or "its connection ended"
         raise AdhmrError(
-            f"a loader process was killed ({str(error).partition('. ')[0]}), most often because the memory of the "
-            "machine was full: use fewer `workers` and start again"
+            f"a loader process was killed ({sign}), most often because the memory of the machine was full: use fewer "
+            "`workers` and start again"
         ) from None
     finally:
         # The error's traceback holds this frame: were the loader still in it, the garbage collector would take down the
