@@ -59,7 +59,7 @@ def encode_record(record: np.void | np.ndarray) -> bytes:
 _HEADER = encode_record(new_record())[: -SAMPLE_DTYPE.itemsize]
 
 
-def decode_record(data: bytes) -> np.void:
+def decode_record(data: bytes | memoryview) -> np.void:
     """The inverse of encode_record; raises ValueError when the bytes hold anything else."""
     # Every record of this schema has the same .npy header; comparing it is far cheaper than parsing it.
     if data[: len(_HEADER)] == _HEADER and len(data) == len(_HEADER) + SAMPLE_DTYPE.itemsize:

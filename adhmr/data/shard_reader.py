@@ -85,20 +85,21 @@ class ShardReader:
 
     def read_members(self, row: int) -> dict[str, bytes]:
         """The members of a row by extension, as they are stored; raises as read does, but decodes nothing."""
-        return self._members(row, self.index.locate(row))
+        return {name: bytes(data) for name, data in self._members(row, self.index.locate(row)).items()}
 
     def close(self) -> None:
         """Close the open shards; reading opens them again."""
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def _members(self, row: int, location: SampleLocation) -> dict[str, bytes]:
+    def _members(self, row: int, location: SampleLocation) -> dict[str, memoryview]:
         data = os.pread(self._descriptor(location.shard), location.span, location.start)
         if len(data) != location.span:
             raise self._corrupt(row, location, f"{len(data)} of {location.span} bytes could be read")
         if zlib.crc32(data) != location.crc32:
             raise self._corrupt(row, location, "its bytes differ from those that were written (checksum)")
-        return {name: data[offset : offset + size] for name, (offset, size) in location.members.items()}
+        view = memoryview(data)  # parts of what was read, not copies
+        return {name: view[offset : offset + size] for name, (offset, size) in location.members.items()}
 
     def _corrupt(self, row: int, location: SampleLocation, reason: str) -> CorruptSampleError:
         return CorruptSampleError(self.name, location.shard, self.index.keys[row], reason)
@@ -123,7 +124,7 @@ class ShardReader:
             self.close()
 
 
-def decode_jpeg(data: bytes) -> np.ndarray:
+def decode_jpeg(data: bytes | memoryview) -> np.ndarray:
     """(H, W, 3) uint8 RGB; raises ValueError when the bytes are not an image.
 
     EXIF orientation is not applied: labels are in the pixels as stored.
@@ -132,7 +133,7 @@ def decode_jpeg(data: bytes) -> np.ndarray:
     return simplejpeg.decode_jpeg(data, "RGB")
 
 
-def _decode_extra(name: str, data: bytes) -> bytes | np.ndarray:
+def _decode_extra(name: str, data: memoryview) -> bytes | np.ndarray:
     if name.endswith("npy"):
         return np.load(io.BytesIO(data), allow_pickle=False)
-    return data
+    return bytes(data)
