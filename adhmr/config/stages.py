@@ -19,6 +19,7 @@ from adhmr.config.data import (
     ShardFolder,
     folder_name,
 )
+from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.protocol import ProtocolConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
@@ -89,17 +90,6 @@ class SynthStage(StageConfig):
 
 
 # ------------------------------------------------------------------------------------------------ base model
-class DenoisingWeights(StrictModel):
-    """Weights of the base model's loss; the defaults are those of ScoreHypo, the paper's base model."""
-
-    joints: float = 1.0  # squared error of the joints' noise
-    twists: float = 1.0  # squared error of the twists' noise
-    betas: float = 10.0
-    joints2d: float = 10.0  # squared error of the encoder's 2-D joints in [-1, 1]
-    heatmap: float = 0.0  # cross-entropy of the encoder's heat-maps (encoders trained from scratch need it)
-    depth: float = 0.0  # L1 of the encoder's joint depths, metres
-
-
 class BaseStage(TrainingStage):
     """Train HypoNet: image encoder and diffusion denoiser."""
 
@@ -129,40 +119,6 @@ class BaseStage(TrainingStage):
 
 
 # ------------------------------------------------------------------------------------------------ reward model
-NoisedJoint = Literal[  # adhmr.body.skeleton.JOINT_NAMES that have a rotation
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
-    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
-    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hand", "right_hand",
-]  # fmt: skip
-
-
-class NoiseConfig(StrictModel):
-    """How ground truth is disturbed into hypotheses for the scorer (paper section 4.2). `fixed` is the released code's
-    isotropic noise; `mixed` draws a magnitude for each hypothesis and each joint, which spreads the errors. `joints`
-    is the paper's joint-wise noise, whose values it does not give."""
-
-    kind: Literal["fixed", "mixed"] = "fixed"
-    pose: float = 0.05  # radians, each axis-angle component; the upper end of the range when mixed
-    root: float = 0.02  # radians
-    joints: dict[NoisedJoint, float] = {}  # radians, in place of pose and root for the joints named
-    betas: float = 0.05
-    translation: float = 0.0  # metres
-    smallest: float = 0.1  # mixed: magnitudes are log-uniform in [smallest, 1] times the values above
-    joint_probability: float = 0.7  # mixed: share of the joints that a hypothesis disturbs
-
-
-class RankingWeights(StrictModel):
-    pve: float = 1.0
-    pa_pve: float = 1.0
-    mpjpe: float = 1.0
-    pa_mpjpe: float = 1.0
-    calibration: float = 0.0  # squared error of s against an error-derived target in [0, 1], mean of the four errors
-    joints2d: float = 0.0  # of a scorer encoder that trains, as in the base model's loss
-    heatmap: float = 0.0
-    depth: float = 0.0
-    sigma: float = 5.0
-
-
 class ScorerStage(TrainingStage):
     """Train HMR-Scorer by ranking disturbed ground truth."""
 

@@ -1,6 +1,6 @@
 """Parts of the base model's loss: betas, 2-D joints, noise of joints and twists; auxiliary heatmaps and depth.
 
-Their weights are adhmr.config.stages.DenoisingWeights. Preference losses are in preference.py, scorers' in ranking.py.
+Their weights are adhmr.config.losses.DenoisingWeights. Preference losses are in preference.py, scorers' in ranking.py.
 """
 
 import torch

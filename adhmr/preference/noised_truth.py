@@ -15,7 +15,7 @@ from adhmr.body.camera import uvd_from_joints
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.kinematics import swing_twist
 from adhmr.body.skeleton import JOINT_NAMES
-from adhmr.config.stages import NoiseConfig
+from adhmr.config.losses import NoiseConfig
 from adhmr.preference.mesh_errors import mesh_errors
 
 NUM_POSE, NUM_BETAS = 72, 10

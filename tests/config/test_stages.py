@@ -8,8 +8,9 @@ from pydantic import TypeAdapter
 
 from adhmr.cli import STAGES
 from adhmr.config.loading import load_config, save_resolved
+from adhmr.config.losses import NoiseConfig
 from adhmr.config.model import BaseModelConfig, EncoderConfig
-from adhmr.config.stages import DpoStage, NoiseConfig, Stage
+from adhmr.config.stages import DpoStage, Stage
 from adhmr.errors import AdhmrError
 from launchers.pipeline import plan_pipeline
 

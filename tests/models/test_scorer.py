@@ -153,7 +153,7 @@ def test_a_square_crop_is_letterboxed_for_a_scorer_of_tall_crops():
 
 
 def test_letterbox_scales_crops_of_another_size():
-    """Facts section 3.4: a crop of 256 px becomes 384 px wide between bars of 64 px."""
+    """A crop of 256 px becomes 384 px wide between bars of 64 px."""
     image = torch.zeros(1, 3, 256, 256)
     image[:, :, 100:120, 40:60] = 255.0
     uvd = torch.tensor([50.0, 110.0, 0.3]).expand(1, 1, 29, 3)

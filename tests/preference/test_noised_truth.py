@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from adhmr.body.skeleton import JOINT_NAMES
 from adhmr.body.vertex_subset import VertexSubset
-from adhmr.config.stages import NoiseConfig, NoisedJoint
+from adhmr.config.losses import NoiseConfig, NoisedJoint
 from adhmr.preference.noised_truth import as_hypotheses, draw_pose_noise, noised_truth
 
 SIZES = {"pose": 0.05, "root": 0.02, "betas": 0.3, "translation": 0.01}

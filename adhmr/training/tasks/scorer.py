@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from adhmr.body.body_model import BodyModel
 from adhmr.body.vertex_subset import VertexSubset
-from adhmr.config.stages import NoiseConfig, ScorerStage
+from adhmr.config.losses import NoiseConfig
+from adhmr.config.stages import ScorerStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import LabelledCrop
