@@ -22,7 +22,7 @@ from adhmr.config.data import (
 from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.protocol import ProtocolConfig
-from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
+from adhmr.config.training import DistributedConfig, OptimConfig, ProfileConfig, TrackingConfig, TrainConfig
 
 
 class StageConfig(StrictModel):
@@ -63,6 +63,7 @@ class TrainingStage(StageConfig):
     optim: OptimConfig
     tracking: TrackingConfig = TrackingConfig()
     distributed: DistributedConfig = DistributedConfig()
+    profile: ProfileConfig | None = None
 
 
 # ------------------------------------------------------------------------------------------------ embedded data

@@ -33,6 +33,7 @@ NO_PART_OF_THE_RESULT = {
     "optim": True,
     "tracking": True,
     "distributed": True,
+    "profile": True,
     "body": True,
     "base": True,
     "base_ema": True,
