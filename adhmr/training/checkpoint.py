@@ -1,103 +1,84 @@
-"""Checkpoint folders that exist whole or not at all, how the last and the best are found, and what is deleted.
+"""The checkpoints of a run: saved behind the training's back, found, and deleted when they are not kept.
 
-    run_dir/checkpoints/step-00001200/{model.safetensors, ema.safetensors, optimizer.pt, state.json, config.json,
-                                       manifest.json}
+    run_dir/checkpoints/step-00001200/
 
-A folder is filled under a temporary name, synced, then renamed. manifest.json holds the size and sha256 of each file.
+What is in a folder, and how it appears whole or not at all, is in checkpoint_folder.py.
 """
 
-import hashlib
-import json
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from adhmr.atomic_file import sync_folder
 from adhmr.errors import AdhmrError
+from adhmr.training.checkpoint_folder import Checkpoint, StagedCheckpoint, put_back, read, read_manifest, verify
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Checkpoint:
-    """Everything that a run goes on from."""
-
-    step: int  # optimizer steps made
-    model: dict[str, Tensor]
-    ema: dict[str, Tensor] | None
-    optimizer: dict[str, Any]  # the optimizer's state_dict
-    state: dict[str, Any]  # the trainer's own numbers, JSON-serialisable
-    config: dict[str, Any]  # what the run is: kind, model, seed, ...; compared before resuming
-
-
 class CheckpointStore:
-    """The checkpoints of one run. Only the main process saves and finds; any process may load."""
+    """The checkpoints of one run. Only the main process saves, finds and deletes; any process may load.
 
-    def __init__(self, folder: str | Path, keep_last: int, best_metric: str | None = None, best_mode: str = "min"):
+    keep_last: newest ones kept; keep_every: steps that are multiples of it are kept for ever; the best by best_metric
+    of the evaluations is kept too. Nothing is deleted before the next one is committed.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        keep_last: int,
+        keep_every: int | None = None,
+        best_metric: str | None = None,
+        best_mode: str = "min",
+    ):
         self.folder = Path(folder)
-        self.keep_last = keep_last
+        self.keep_last, self.keep_every = keep_last, keep_every
         self.best_metric = best_metric
         self.best_sign = 1.0 if best_mode == "min" else -1.0
+        self.failure: Exception | None = None  # of a write that went wrong and that nobody has waited for yet
+        self._staged = StagedCheckpoint()
+        self._writer: threading.Thread | None = None
 
-    def save(self, checkpoint: Checkpoint, evaluation: Mapping[str, float]) -> Path:
-        """Commits a checkpoint, then deletes those that retention does not keep. `evaluation`: of these weights, or {}.
+    def save(self, checkpoint: Checkpoint, evaluation: Mapping[str, float]) -> None:
+        """Copies the checkpoint and starts to write it; `evaluation`: of these weights, or {}.
 
-        Raises AdhmrError when the disk refuses (full, quota); the checkpoints that were there stay as they are.
+        Waits for the write before it, and raises as `wait` when that one failed. Afterwards the caller may change the
+        tensors; the checkpoint is safe only when it is no longer `pending`.
         """
-        final = self.folder / f"step-{checkpoint.step:08d}"
-        temporary = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir(parents=True)
-            _write_tensors(temporary / "model.safetensors", checkpoint.model)
-            if checkpoint.ema is not None:
-                _write_tensors(temporary / "ema.safetensors", checkpoint.ema)
-            torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-            _write_json(temporary / "state.json", {"step": checkpoint.step, **checkpoint.state})
-            _write_json(temporary / "config.json", checkpoint.config)
-            files = {path.name: _size_and_hash(path) for path in sorted(temporary.iterdir())}
-            manifest = {"step": checkpoint.step, "evaluation": dict(evaluation), "files": files}
-            _write_json(temporary / "manifest.json", manifest)
-            for path in temporary.iterdir():
-                _sync(path)
-            sync_folder(temporary)
-            if final.exists():  # the same step again, after a rewind to an older checkpoint
-                shutil.rmtree(final)
-            os.rename(temporary, final)
-            sync_folder(self.folder)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise AdhmrError(
-                f"{final}: cannot write this checkpoint ({error}); make room and start again: "
-                "the run goes on from its last whole checkpoint"
-            ) from error
-        self._retain()
-        return final
+        self.wait()
+        self._staged.fill(checkpoint, evaluation)
+        # No daemon: a process that ends while it writes, by an error even, finishes the checkpoint first.
+        self._writer = threading.Thread(target=self._commit, name="checkpoint writer")
+        self._writer.start()
+
+    @property
+    def pending(self) -> bool:
+        return self._writer is not None and self._writer.is_alive()
+
+    def wait(self) -> None:
+        """Until the checkpoint that was saved last is committed.
+
+        Raises AdhmrError, once, when the disk refused it (full, quota); the earlier checkpoints stay as they are.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            raise failure
 
     def load(self, folder: Path) -> Checkpoint:
-        """Reads a checkpoint to CPU tensors."""
-        state = json.loads((folder / "state.json").read_text())
-        ema = folder / "ema.safetensors"
-        return Checkpoint(
-            step=state.pop("step"),
-            model=load_file(folder / "model.safetensors"),
-            ema=load_file(ema) if ema.exists() else None,
-            optimizer=torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True),
-            state=state,
-            config=json.loads((folder / "config.json").read_text()),
-        )
+        """Tensors on the CPU that are mapped from the files, not read at once."""
+        return read(folder)
 
     def find_last(self) -> Path | None:
         """The newest whole checkpoint. Damaged ones are set aside as `damaged-step-*`, with a warning naming them."""
-        for folder in reversed(self._folders()):
+        self.wait()
+        put_back(self.folder)
+        for folder in reversed(step_folders(self.folder)):
             problem = verify(folder)
             if problem is None:
                 return folder
@@ -109,45 +90,66 @@ class CheckpointStore:
 
     def find_best(self) -> Path | None:
         """The checkpoint with the best `best_metric` in its manifest; None without such a metric."""
+        self.wait()
+        return self._best(step_folders(self.folder))
+
+    def discard_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps: the run goes back to `step` and will come to them anew."""
+        self.wait()
+        self._delete({folder for folder in step_folders(self.folder) if step_of(folder) > step})
+
+    def kept(self) -> dict[Path, list[str]]:
+        """The checkpoints, oldest first, and why each is kept: "last", "every", "best"; nothing: no longer."""
+        folders = step_folders(self.folder)
+        last, best = set(folders[-self.keep_last :]), self._best(folders)
+        reasons = {}
+        for folder in folders:
+            every = self.keep_every is not None and step_of(folder) % self.keep_every == 0
+            found = {"last": folder in last, "every": every, "best": folder == best}
+            reasons[folder] = [name for name, holds in found.items() if holds]
+        return reasons
+
+    def _best(self, folders: list[Path]) -> Path | None:
         scored = []
-        for folder in self._folders():
-            try:
-                evaluation = json.loads((folder / "manifest.json").read_text())["evaluation"]
-            except (OSError, ValueError, KeyError):
-                continue  # damaged: find_last reports it
-            if self.best_metric in evaluation:
-                scored.append((self.best_sign * evaluation[self.best_metric], folder.name, folder))
+        for folder in folders:
+            manifest = read_manifest(folder)  # damaged: find_last reports it
+            if manifest is not None and self.best_metric in manifest["evaluation"]:
+                scored.append((self.best_sign * manifest["evaluation"][self.best_metric], folder.name, folder))
         return min(scored)[2] if scored else None
 
-    def _folders(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"))
+    def _commit(self) -> None:
+        """What the writing thread does; it leaves an exception in `failure`."""
+        try:
+            self._staged.write(self.folder)
+            self._delete({folder for folder, reasons in self.kept().items() if not reasons})
+            for leftover in (*self.folder.glob(".step-*.tmp"), *self.folder.glob(".step-*.deleted")):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except OSError as error:
+            self.failure = AdhmrError(
+                f"{self.folder / f'step-{self._staged.step:08d}'}: cannot write this checkpoint ({error}); make room "
+                "and start again: the run goes on from its last whole checkpoint"
+            )
+            self.failure.__cause__ = error
+        except Exception as error:
+            self.failure = error
 
-    def _retain(self) -> None:
-        for folder in set(self._folders()[: -self.keep_last]) - {self.find_best()}:
+    def _delete(self, folders: set[Path]) -> None:
+        for folder in folders:
             # Renamed first: a deletion that is cut off must not leave a folder that looks like a checkpoint.
             doomed = folder.with_name(f".{folder.name}.deleted")
+            shutil.rmtree(doomed, ignore_errors=True)
             os.rename(folder, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-        for leftover in (*self.folder.glob(".step-*.tmp"), *self.folder.glob(".step-*.deleted")):
-            shutil.rmtree(leftover, ignore_errors=True)
 
 
-def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, in words, or None when every file has its size and hash."""
-    try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
-        return f"manifest.json cannot be read: {error}"
-    for name, expected in files.items():
-        try:
-            found = _size_and_hash(folder / name)
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror}"
-        if found["size"] != expected["size"]:
-            return f"{name} has {found['size']} bytes, expected {expected['size']}"
-        if found["sha256"] != expected["sha256"]:
-            return f"{name} has another sha256 than when it was written"
-    return None
+def step_folders(folder: Path) -> list[Path]:
+    """The committed checkpoints in a run's folder of checkpoints, oldest first."""
+    named = (path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal())
+    return sorted(named, key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -160,25 +162,3 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any], prefix: st
         elif old != new:
             found.append(f"{prefix}{key}: {old} there, {new} here")
     return found
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    # Copies: safetensors refuses tensors that share memory (tied weights).
-    save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1))
-
-
-def _size_and_hash(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-        return {"size": file.tell(), "sha256": digest.hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

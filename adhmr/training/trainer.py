@@ -24,6 +24,7 @@ from adhmr.training.distributed import Distribution
 from adhmr.training.ema import WeightAverage
 from adhmr.training.guards import NonFiniteGuard
 from adhmr.training.meter import IntervalMeter
+from adhmr.training.optimizer_state import flatten_optimizer, restore_optimizer
 from adhmr.training.progress import ProgressReport
 from adhmr.training.schedule import set_learning_rate
 from adhmr.training.signals import EXIT_REQUEUE, StopRequest
@@ -130,6 +131,8 @@ class Trainer:
 
             if last or leave or best or self.step % self.train.save_every == 0:
                 self._save()
+            if last or leave:
+                self.store.wait()
             if leave and not last:
                 progress.say(f"{self.run_dir.name}: saved step {self.step}, leaving to be started again")
                 raise SystemExit(EXIT_REQUEUE)
@@ -223,9 +226,8 @@ class Trainer:
         self.evaluation: dict[str, float] = {}
         self.evaluated_step: int | None = None
         self.best: float | None = None
-        self.store = CheckpointStore(
-            self.run_dir / "checkpoints", self.train.keep_last, self.train.best_metric, self.train.best_mode
-        )
+        keep = self.train.keep_last, self.train.keep_every, self.train.best_metric, self.train.best_mode
+        self.store = CheckpointStore(self.run_dir / "checkpoints", *keep)
         folder = self.dist.from_main(self.store.find_last() if self.dist.is_main else None)
         if folder is not None:
             self._resume(folder, model, optimizer)
@@ -246,7 +248,7 @@ class Trainer:
             raise AdhmrError(f"{folder} is beyond train.steps={self.train.steps}; choose another run folder")
         self.data.resume(checkpoint.state["data"])
         model.load_state_dict(checkpoint.model)
-        optimizer.load_state_dict(checkpoint.optimizer)
+        restore_optimizer(optimizer, {p: name for name, p in model.named_parameters()}, checkpoint.optimizer)
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)
         state = checkpoint.state
@@ -269,7 +271,8 @@ class Trainer:
         }
         if self.dist.is_main:
             ema = None if self.ema is None else self.ema.module.state_dict()
-            optimizer = self.optimizer.state_dict()
+            names = {p: name for name, p in self.task.model.named_parameters()}
+            optimizer = flatten_optimizer(self.optimizer, names)
             checkpoint = Checkpoint(self.step, self.task.model.state_dict(), ema, optimizer, state, self.identity)
             self.store.save(checkpoint, self.evaluation if self.evaluated_step == self.step else {})
 

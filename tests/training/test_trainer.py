@@ -115,9 +115,9 @@ def test_damaged_newest_checkpoint(tmp_path, caplog):
     expected = load_file(tmp_path / "run" / "model.safetensors")
     lines = [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "run")]
     (tmp_path / "run" / "done.json").unlink()
-    (tmp_path / "run" / "checkpoints" / "step-00000024" / "optimizer.pt").write_bytes(b"torn")
+    (tmp_path / "run" / "checkpoints" / "step-00000024" / "optimizer.safetensors").write_bytes(b"torn")
     toy_trainer(tmp_path / "run").fit()
-    assert "step-00000024 is damaged (optimizer.pt has 4 bytes" in caplog.text
+    assert "step-00000024 is damaged (optimizer.safetensors has 4 bytes" in caplog.text
     found = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert [(line["step"], line["loss"]) for line in read_metrics(tmp_path / "run")] == lines
@@ -146,7 +146,7 @@ def test_best_checkpoint_is_kept(tmp_path):
     toy_trainer(tmp_path, settings, task).fit()
     folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert folders == ["step-00000012", "step-00000030"]
-    assert CheckpointStore(tmp_path / "checkpoints", 1, "error").find_best().name == "step-00000012"
+    assert CheckpointStore(tmp_path / "checkpoints", 1, best_metric="error").find_best().name == "step-00000012"
 
 
 def test_unknown_best_metric(tmp_path):
