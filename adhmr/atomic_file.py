@@ -7,17 +7,22 @@ import os
 from pathlib import Path
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Replaces `path` by `content` in one rename; a reader or a crash sees the old file or the new, never a part."""
+def write_atomically(path: str | Path, content: str | bytes, sync: bool = True) -> None:
+    """Replaces `path` by `content` in one rename; a reader or a crash sees the old file or the new, never a part.
+
+    sync: survive a power cut too; false for what is written every few seconds and is worth nothing afterwards.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     os.replace(temporary, path)
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: str | Path) -> None:
