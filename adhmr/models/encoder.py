@@ -66,6 +66,11 @@ class ImageEncoder(nn.Module):
         ends = torch.tensor(PARENTS) if config.legacy_bone_points else torch.tensor(MAIN_CHILD)
         self.register_buffer("bone_ends", torch.stack([twists, ends[twists]]), persistent=False)  # (2, 23)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The parts that hold most of the activations, as a transformer's blocks do."""
+        return self.neck.blocks
+
     def forward(self, image: torch.Tensor) -> ImageFeatures:
         """image (N, 3, S, S) RGB, uint8 or float in 0..255."""
         return self.encode((image.float() / 255.0 - self.mean) / self.std)

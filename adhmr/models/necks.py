@@ -26,6 +26,23 @@ def _backbone(config: EncoderConfig, **options: object) -> nn.Module:
         raise AdhmrError(f"encoder.backbone: timm cannot make feature maps of '{config.backbone}' ({error})") from error
 
 
+def _residual_blocks(module: nn.Module) -> list[nn.Module]:
+    """The blocks that a timm backbone's stages are chains of; a stage of another kind is one itself."""
+    blocks: list[nn.Module] = []
+    for stage in module.children():
+        chain = getattr(stage, "blocks", stage)
+        if isinstance(chain, nn.Sequential):
+            blocks += _residual_blocks(chain)
+        elif not isinstance(stage, nn.ModuleList) and _layers(stage) > 1:  # HRNet calls the parts of such lists
+            blocks.append(stage)
+    return blocks
+
+
+def _layers(module: nn.Module) -> int:
+    """How many parts of it have parameters of their own."""
+    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
+
+
 class FpnNeck(nn.Module):
     """Top-down fusion of strides 4 to 32 into a stride-4 local map, and stride-16 memory, for any timm backbone."""
 
@@ -50,6 +67,10 @@ class FpnNeck(nn.Module):
         self.memory_norm = nn.BatchNorm2d(config.memory_dim)
         self.betas = nn.Linear(channels[3], NUM_BETAS)
         nn.init.zeros_(self.betas.weight)  # the mean shape until something is known
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return _residual_blocks(self.backbone)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """image (N, 3, S, S) normalised -> memory (N, C, S/16, S/16), local (N, C_local, S/4, S/4), betas (N, 10)."""
@@ -95,6 +116,10 @@ class HRNetNeck(nn.Module):
             self.register_buffer("mean_betas", torch.zeros(NUM_BETAS))
         self.memory = nn.Conv2d(raised[-1], config.memory_dim, 1)
         self.local = nn.Conv2d(branches[0], config.local_dim, 1)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [*_residual_blocks(self.backbone), *self.increase]
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """image (N, 3, S, S) normalised -> memory (N, C, S/32, S/32), local (N, C_local, S/4, S/4), betas (N, 10)."""

@@ -37,6 +37,13 @@ class Task(ABC):
         All randomness but dropout is keyed by batch["position"], so that it does not depend on ranks or restarts.
         """
 
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        """Parts of `model` that with train.activation_checkpointing are computed again in the backward pass.
+
+        Each is called as a module, with positional inputs, and none is inside another.
+        """
+        return []
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Figures of `model` (averaged weights, eval mode). Runs on the main process alone; must not communicate."""
         return {}

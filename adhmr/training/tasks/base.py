@@ -22,6 +22,7 @@ from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageEncoder
 from adhmr.models.weights import load_encoder_weights, load_model
 from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss, joints2d_loss, noise_loss
+from adhmr.training.frozen import leave_out, whole
 from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
 
@@ -81,11 +82,12 @@ class BaseTask(Task):
         if config.mean_betas is not None:
             load_mean_betas(self.model.encoder, config.mean_betas)
         if config.freeze_encoder:
-            self.model.encoder.requires_grad_(False)
+            leave_out(self.model, "encoder")  # its batch statistics, too, stay as they were trained
         self.schedule = LinearSchedule()
 
     def prepare(self, device: torch.device) -> None:
         self.schedule.to(device)
+        self.model.encoder.to(device)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         groups = [{"params": list(self.model.denoiser.parameters()), "lr_scale": 1.0}]
@@ -99,8 +101,6 @@ class BaseTask(Task):
         return BaseTransform(PersonCrop(data.crop, data.augment, data.sets), self.config.noise_draws)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.config.freeze_encoder:
-            self.model.encoder.eval()  # its batch statistics stay as they were trained
         weights = self.config.loss
         t, noise, crop_size = batch["t"], batch["noise"], batch["image"].shape[-1]
         x_t = self.schedule.q_sample(batch["x0"][:, None].expand_as(noise), t, noise)  # (N, K, 133)
@@ -121,6 +121,13 @@ class BaseTask(Task):
         if weights.depth and features.depth is not None:
             parts["depth"] = depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
         return sum(getattr(weights, name) * part for name, part in parts.items()), parts
+
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        trained_encoder = [] if self.config.freeze_encoder else self.model.encoder.blocks
+        return [*trained_encoder, *self.model.denoiser.blocks]
+
+    def exported(self, module: nn.Module) -> nn.Module:
+        return whole(module)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         validation, crop = self.config.validation, self.config.data.crop

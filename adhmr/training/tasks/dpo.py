@@ -146,6 +146,11 @@ class DpoTask(Task):
         loss, logs = kto_loss(gain, batch["desirable"], kl, self.config.beta, *weights)
         return loss, masked_mean(policy, batch["desirable"]), logs
 
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        if self.config.train_encoder:
+            return [*self.model.encoder.blocks, *self.model.denoiser.blocks]
+        return list(self.model.blocks)
+
     def exported(self, module: nn.Module) -> nn.Module:
         """A base model like any other: the aligned one, or the aligned denoiser with the base's encoder."""
         if self.config.train_encoder:

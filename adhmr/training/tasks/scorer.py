@@ -21,6 +21,7 @@ from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
 from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, WORST_ERROR, calibration_loss, rank_loss
 from adhmr.preference.mesh_errors import ERROR_NAMES
 from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
+from adhmr.training.frozen import leave_out, whole
 from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
 
@@ -47,11 +48,12 @@ class ScorerTask(Task):
         if config.encoder_weights is not None:
             load_encoder_weights(self.model.encoder, config.encoder_weights)
         if config.freeze_encoder:
-            self.model.encoder.requires_grad_(False)
+            leave_out(self.model, "encoder")  # its batch statistics, too, stay as they were trained
         self.body = BodyModel(config.body)
         self.error_body = VertexSubset(self.body, config.metric_vertices) if config.metric_vertices else self.body
 
     def prepare(self, device: torch.device) -> None:
+        self.model.encoder.to(device)
         self.body.to(device)
         self.error_body.to(device)
 
@@ -67,8 +69,6 @@ class ScorerTask(Task):
         return ScorerTransform(crop, self.config.noise, self.config.hypotheses)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.config.freeze_encoder:
-            self.model.encoder.eval()
         weights = self.config.loss
         truth = noised_truth(self.body, self.error_body, batch, batch["pose_noise"])
         features, raw = model(batch["image"], truth.hypotheses)
@@ -110,6 +110,13 @@ class ScorerTask(Task):
         worst = [WORST_ALIGNED_ERROR if name.startswith("pa_") else WORST_ERROR for name in ERROR_NAMES]
         losses = [calibration_loss(raw, errors[..., index], worst[index]) for index in range(len(ERROR_NAMES))]
         return torch.stack(losses).mean()
+
+    def checkpointed_blocks(self) -> list[nn.Module]:
+        trained_encoder = [] if self.config.freeze_encoder else self.model.encoder.blocks
+        return [*trained_encoder, *self.model.head.blocks]
+
+    def exported(self, module: nn.Module) -> nn.Module:
+        return whole(module)
 
     def weights_metadata(self) -> dict[str, Any]:
         return {"crop_padding": self.config.data.crop.padding}
