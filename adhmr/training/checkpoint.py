@@ -93,6 +93,12 @@ class CheckpointStore:
         self.wait()
         return self._best(step_folders(self.folder))
 
+    def newest_until(self, step: int) -> Path | None:
+        """The newest whole checkpoint of at most `step` steps."""
+        self.wait()
+        folders = (folder for folder in reversed(step_folders(self.folder)) if step_of(folder) <= step)
+        return next((folder for folder in folders if verify(folder) is None), None)
+
     def discard_after(self, step: int) -> None:
         """Deletes the checkpoints of later steps: the run goes back to `step` and will come to them anew."""
         self.wait()

@@ -33,6 +33,9 @@ class TrainingData(Protocol):
     def resume(self, state: Mapping[str, Any]) -> None:
         """Goes on from such a state. Raises AdhmrError when it is another run's."""
 
+    def leave_out(self, first_step: int, stop_step: int, step: int) -> None:
+        """A run that went back to `step` will not take the samples again that first_step to stop_step - 1 took."""
+
 
 class ShardData:
     """TrainingData from shard folders: a mixture that may change at steps; what a step takes is a function of it."""

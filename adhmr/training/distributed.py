@@ -1,15 +1,15 @@
-"""Processes and devices: the only module that touches Accelerate.
+"""The processes of a run: who they are, what they tell each other out of band of the gradients, and who may fail alone.
 
-Gives the trainer a device, a wrapped model, backward, clipping, and exchange between ranks out of band of the
-gradients (a gloo group on CPU tensors, so that agreeing on a signal never waits for the accelerator).
+Messages go through a gloo group on CPU tensors, so that agreeing on a signal never waits for the accelerator. How a
+model is spread over the processes is in strategy.py and zero.py.
 """
 
 import os
 import random
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import socket
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ import torch.distributed as torch_distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from adhmr.config.training import DistributedConfig, TrainConfig
 from adhmr.errors import AdhmrError
@@ -26,25 +25,35 @@ from adhmr.errors import AdhmrError
 # The others wait this long for rank 0 to evaluate or save; a rank that died is noticed at once, by its closed socket.
 CONTROL_TIMEOUT = timedelta(hours=6)
 
+Result = TypeVar("Result")
+
 
 class Distribution:
-    """One process, or DDP over the processes that the launcher started (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*).
+    """One process, or those that the launcher started (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*).
 
-    Raises AdhmrError: a strategy that is not available, or a world size other than the launcher's.
+    Raises AdhmrError for a world size other than the launcher's.
     """
 
-    def __init__(self, config: DistributedConfig, train: TrainConfig):
-        if config.strategy != "ddp":
-            raise AdhmrError(f"distributed.strategy: '{config.strategy}' is not available yet; use 'ddp'")
+    def __init__(self, config: DistributedConfig, train: TrainConfig, clip_norm: float | None = None):
         launched = int(os.environ.get("WORLD_SIZE", "1"))
+        zero = config.strategy != "ddp"
+        if zero and launched == 1:
+            _be_alone()  # DeepSpeed wants a process group even of one
         on_cpu = not torch.cuda.is_available()
-        handlers = [InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl")] if launched > 1 else []
+        # Longer than the watchdog's patience, which ends the processes with a report of what each was doing.
+        timeout = timedelta(seconds=train.hang_seconds + 120)
+        handlers = [InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timeout)]
+        plugin = None
+        if zero:
+            from adhmr.training.zero import deepspeed_plugin  # DeepSpeed takes seconds to import
+
+            plugin = deepspeed_plugin(config, clip_norm)
         # Accelerate keeps its settings for the life of the process; another stage of a chain may have others.
         AcceleratorState._reset_state()
         self.accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision="bf16" if train.precision == "bf16" else "no",
-            kwargs_handlers=handlers,
+            cpu=on_cpu and not zero,  # with `cpu` Accelerate leaves DeepSpeed out
+            kwargs_handlers=handlers if launched > 1 or zero else [],
+            deepspeed_plugin=plugin,
         )
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
@@ -58,38 +67,14 @@ class Distribution:
         self.is_main: bool = self.rank == 0
         self._control = torch_distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT) if launched > 1 else None
 
-    def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Moves `model` to the device and wraps both for this strategy and precision."""
-        return self.accelerator.prepare(model, optimizer)
-
-    def release(self, model: nn.Module) -> None:
-        """Takes Accelerate's autocast off the bare module that was prepared, which it puts on the instance."""
-        # Accelerate's own unwrap_model does this too, but imports DeepSpeed (seconds) on the way.
-        for name in ("forward", "_original_forward"):
-            model.__dict__.pop(name, None)
-
-    def begin_step(self, micro_steps: int) -> None:
-        """How many micro-steps make the step that begins."""
-        self.accelerator.gradient_accumulation_steps = micro_steps
-        self.accelerator.step = 0  # it counts micro-steps through the whole run, but their number may change
-
-    def micro_step(self, model: nn.Module) -> AbstractContextManager:
-        """Gradients are exchanged only in the last micro-step of a step."""
-        return self.accelerator.accumulate(model)
-
-    def backward(self, loss: Tensor) -> None:
-        self.accelerator.backward(loss)
-
-    def clip_gradients(self, parameters: Sequence[nn.Parameter], max_norm: float | None) -> Tensor:
-        """Global gradient norm before clipping, equal on all ranks."""
-        return self.accelerator.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)
-
-    def any_rank(self, *flags: bool) -> list[bool]:
-        """Each flag, true on all ranks when it is true on one."""
-        votes = torch.tensor([int(flag) for flag in flags])
-        if self._control is not None:
-            torch_distributed.all_reduce(votes, torch_distributed.ReduceOp.MAX, group=self._control)
-        return [bool(vote) for vote in votes]
+    def exchange(self, values: Sequence[float]) -> Tensor:
+        """(world_size, len(values)) float64: the values of every rank, in one message of each step."""
+        own = torch.tensor(values, dtype=torch.float64)
+        if self._control is None:
+            return own[None]
+        rows = [torch.empty_like(own) for _ in range(self.world_size)]
+        torch_distributed.all_gather(rows, own, group=self._control)
+        return torch.stack(rows)
 
     def sum(self, values: Tensor) -> Tensor:
         """Element-wise sum over ranks, on CPU."""
@@ -106,13 +91,27 @@ class Distribution:
         torch_distributed.all_gather_object(values, value, group=self._control)
         return values
 
-    def from_main(self, value: Any) -> Any:
-        """The main process's object, on every rank."""
-        if self._control is None:
-            return value
-        values = [value]
-        torch_distributed.broadcast_object_list(values, src=0, group=self._control)
-        return values[0]
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns on the main process, on every rank. Its AdhmrError is raised by all of them."""
+        outcome: tuple[Any, str | None] = (None, None)
+        failure: AdhmrError | None = None
+        if self.is_main:
+            try:
+                outcome = (work(), None)
+            except AdhmrError as error:
+                outcome, failure = (None, str(error)), error
+        if self._control is not None:
+            outcomes = [outcome]
+            torch_distributed.broadcast_object_list(outcomes, src=0, group=self._control)
+            outcome = outcomes[0]
+        result, message = outcome
+        if message is not None:
+            raise failure if failure is not None else AdhmrError(message)
+        return result
+
+    def barrier(self) -> None:
+        """Nobody goes on before all are here."""
+        self.on_main(lambda: None)
 
     def seed_step(self, seed: int, step: int) -> None:
         """Dropout and whatever else draws from global generators becomes a function of (seed, step, rank).
@@ -132,3 +131,13 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.clone()
     torch_distributed.all_reduce(total)
     return total / torch_distributed.get_world_size()
+
+
+def _be_alone() -> None:
+    """The environment of a launcher that started this process alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in {**alone, "MASTER_PORT": str(port)}.items():
+        os.environ.setdefault(name, value)

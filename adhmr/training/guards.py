@@ -11,21 +11,20 @@ from torch import Tensor, nn
 from adhmr.atomic_file import write_atomically
 from adhmr.errors import AdhmrError
 from adhmr.training.distributed import Distribution
+from adhmr.training.run_state import RunState
 from adhmr.training.task import Batch
 
 MAX_RECORDS = 100  # newest skipped steps kept in nonfinite.json
 
 
 class NonFiniteGuard:
-    """Counts skipped steps; run_dir/nonfinite.json lists them with the samples of every rank.
+    """run_dir/nonfinite.json lists the skipped steps with the samples of every rank.
 
     Running statistics of normalisation layers are updated in the forward pass, before a bad loss is seen: they are
     noted before each step and put back when it is skipped.
     """
 
     def __init__(self, model: nn.Module, distribution: Distribution, run_dir: Path, max_in_a_row: int):
-        self.total = 0
-        self.in_a_row = 0
         self._distribution = distribution
         self._path = run_dir / "nonfinite.json"
         self._max_in_a_row = max_in_a_row
@@ -37,16 +36,13 @@ class NonFiniteGuard:
     def note_statistics(self) -> None:
         self._noted = [buffer.clone() for buffer in self._statistics]
 
-    def passed(self) -> None:
-        self.in_a_row = 0
-
     @torch.no_grad()
-    def skip(self, step: int, loss: float, grad_norm: float, batches: Sequence[Batch]) -> None:
-        """Notes a skipped step. All ranks call it. Raises AdhmrError after more than `max_in_a_row` in a row."""
+    def skip(self, state: RunState, loss: float, grad_norm: float, batches: Sequence[Batch]) -> None:
+        """Notes and counts a skipped step. All ranks call it. Raises AdhmrError after too many in a row."""
         for buffer, noted in zip(self._statistics, self._noted):
             buffer.copy_(noted)
-        self.total += 1
-        self.in_a_row += 1
+        state.skipped += 1
+        state.skipped_in_a_row += 1
         ranks = self._distribution.gather(
             {
                 "rank": self._distribution.rank,
@@ -58,13 +54,15 @@ class NonFiniteGuard:
         )
         if self._distribution.is_main:
             records = json.loads(self._path.read_text()) if self._path.exists() else []
-            records = [record for record in records if record["step"] < step]  # a resumed run meets its steps again
-            records = [*records, {"step": step, "ranks": ranks}][-MAX_RECORDS:]
+            records = [
+                record for record in records if record["step"] < state.step
+            ]  # others come again
+            records = [*records, {"step": state.step, "ranks": ranks}][-MAX_RECORDS:]
             write_atomically(self._path, json.dumps(records, indent=1))
-        if self.in_a_row > self._max_in_a_row:
+        if state.skipped_in_a_row > self._max_in_a_row:
             raise AdhmrError(
-                f"loss or gradient not finite in {self.in_a_row} steps in a row up to step {step}; the samples are in "
-                f"{self._path}; look at them, lower optim.lr, or use train.precision=fp32"
+                f"loss or gradient not finite in {state.skipped_in_a_row} steps in a row up to step {state.step}; the "
+                f"samples are in {self._path}; look at them, lower optim.lr, or use train.precision=fp32"
             )
 
 

@@ -85,6 +85,7 @@ def run_stage(config: TrainingStage) -> None:
         config.output,
         config.seed,
         identity={"stage": settings, "weights": read},
+        profile=config.profile,
     )
     metrics = trainer.fit()
     for name, value in metrics.items():

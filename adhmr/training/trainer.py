@@ -1,35 +1,52 @@
-"""The training loop of every task: steps, logs, evaluations, checkpoints, stops, and the final export.
+"""The training loop of every task: steps, logs, evaluations, checkpoints, stops, rewinds, and the final export.
 
-What is learned is in the task; processes and devices in `distributed.py`; files in `checkpoint.py` and `tracking.py`.
+What is learned is in the task, one step of it in stepper.py, processes in distributed.py and strategy.py, files in
+checkpoint.py and tracking.py, and what ends a run that is stuck in watchdog.py and attempts.py.
 """
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adhmr.atomic_file import write_atomically
-from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
-from adhmr.data.steps import micro_batches
+from adhmr.config.training import (
+    DistributedConfig,
+    OptimConfig,
+    ProfileConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 from adhmr.errors import AdhmrError
-from adhmr.models.weights import save_weights
-from adhmr.training.checkpoint import Checkpoint, CheckpointStore, differences
+from adhmr.training.activation_checkpointing import checkpoint_activations
+from adhmr.training.attempts import Attempts
+from adhmr.training.checkpoint import CheckpointStore, differences
+from adhmr.training.checkpoint_folder import Checkpoint
 from adhmr.training.data import TrainingData, check_batches
 from adhmr.training.distributed import Distribution
 from adhmr.training.ema import WeightAverage
+from adhmr.training.export import export_weights
+from adhmr.training.flight_recorder import prepare_flight_recorder
+from adhmr.training.flops import StepFlops, peak_flops
+from adhmr.training.frozen import copied
 from adhmr.training.guards import NonFiniteGuard
 from adhmr.training.meter import IntervalMeter
-from adhmr.training.optimizer_state import flatten_optimizer, restore_optimizer
+from adhmr.training.profiler import StepProfiler
 from adhmr.training.progress import ProgressReport
-from adhmr.training.schedule import set_learning_rate
+from adhmr.training.run_state import RunState
 from adhmr.training.signals import EXIT_REQUEUE, StopRequest
+from adhmr.training.spikes import SpikeDetector
+from adhmr.training.stepper import Step, Stepper
+from adhmr.training.strategy import make_strategy
 from adhmr.training.task import Batch, Task
 from adhmr.training.tracking import Tracker
+from adhmr.training.watchdog import Watchdog
 
 
 class Trainer:
@@ -50,6 +67,7 @@ class Trainer:
         run_dir: str | Path,
         seed: int,
         identity: Mapping[str, Any] | None = None,
+        profile: ProfileConfig | None = None,
     ):
         self.task = task
         self.data = data
@@ -59,6 +77,8 @@ class Trainer:
         self.distributed = distributed
         self.run_dir = Path(run_dir)
         self.seed = seed
+        self.profile = profile
+        self.attempts = Attempts(self.run_dir, train.max_failed_starts)
         learning = {"precision", "ema_decay"}
         description = {
             "kind": task.kind,
@@ -81,134 +101,142 @@ class Trainer:
         """Trains to train.steps and exports the weights; returns the last evaluation.
 
         Raises AdhmrError: the folder holds another run, the batch does not divide, the disk is full, the loss stays
-        non-finite. Raises SystemExit(EXIT_REQUEUE) after saving when a signal or train.max_seconds asked to stop.
+        non-finite or leaves its range again and again, the run fails at every start. Raises SystemExit(EXIT_REQUEUE)
+        after saving when a signal or the end of the time asked to stop; a process that hangs is ended with that code.
         """
         started = time.monotonic()
-        self.dist = Distribution(self.distributed, self.train)
-        check_batches(self.data.sizes, self.train.micro_batch, self.dist.world_size)
-        finished = self.dist.from_main(self._finished())
-        if finished is not None:
-            if self.dist.is_main:
-                print(f"{self.run_dir}: already trained to step {self.train.steps}", flush=True)
-            return finished
-        main, title = self.dist.is_main, self.run_dir.name
-        with StopRequest(self.train.max_seconds) as stop:
+        rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        prepare_flight_recorder(self.run_dir)
+        with (
+            StopRequest(self.train.max_seconds, self.train.stop_margin) as self.stop,
+            Watchdog(self.train.hang_seconds, self.run_dir, rank, world_size, self._hung) as self.watchdog,
+        ):
+            self.dist = Distribution(self.distributed, self.train, self.optim.clip_norm)
+            check_batches(self.data.sizes, self.train.micro_batch, self.dist.world_size)
+            finished = self.dist.on_main(self._finished)
+            if finished is not None:
+                if self.dist.is_main:
+                    print(f"{self.run_dir}: already trained to step {self.train.steps}", flush=True)
+                return finished
             self._start()
-            self._begun = started - self.elapsed  # as if the former processes had run right before this one
-            tracker = Tracker(self.run_dir, self.tracking, self.step, self.identity, active=main)
-            progress = ProgressReport(title, self.train.steps, self.step, active=main)
-            stream = self.data.stream(self.step, self.dist.rank, self.dist.world_size)
+            self._begun = started - self.state.elapsed  # as if the former processes had run right before this one
+            self.dist.on_main(lambda: self.attempts.begin(self.state.step, self.dist.world_size))
             try:
-                with tracker, progress:
-                    if self.step:
-                        progress.say(f"{title}: going on from step {self.step}")
-                    self._loop(stream, stop, tracker, progress)
+                self._train()
+                self._export()
+            except BaseException as error:
+                self._end_attempt("left" if isinstance(error, SystemExit) else "failed", error)
+                raise
+            self._end_attempt("finished")
+        return self.state.evaluation
+
+    def _train(self) -> None:
+        main, title = self.dist.is_main, self.run_dir.name
+        with (
+            Tracker(self.run_dir, self.tracking, self.state.step, self.identity, active=main) as self.tracker,
+            ProgressReport(title, self.train.steps, self.state.step, active=main) as self.progress,
+            StepProfiler(self.profile, self.run_dir, self.dist.rank) as profiler,
+        ):
+            if self.state.step:
+                self.progress.say(f"{title}: going on from step {self.state.step}")
+            stream = self._open_stream()
+            try:
+                self.strategy.model.train()
+                while self.state.step < self.train.steps:
+                    profiler.step(self.state.step)
+                    step = self.stepper(stream, self.data.sizes, self.state)
+                    if self._after_step(step):
+                        _close(stream)
+                        stream = self._open_stream()
             finally:
-                if hasattr(stream, "close"):
-                    stream.close()  # ends the data workers
-        self._export()
-        return self.evaluation
+                _close(stream)  # ends the data workers
+                if main:
+                    self.store.wait()
 
-    def _loop(self, stream: Iterator[Batch], stop: StopRequest, tracker: Tracker, progress: ProgressReport) -> None:
-        self.model.train()
-        while self.step < self.train.steps:
-            leave = self._optimizer_step(stream, stop)
-            last = self.step == self.train.steps
+    def _after_step(self, step: Step) -> bool:
+        """Logs, evaluates and saves when due; returns whether the run went back, and needs its data from there.
 
-            figures: dict[str, float] = {}
-            log_due = last or self.step % self.train.log_every == 0
-            if log_due:
-                figures = {**self.meter.figures(), "lr": self.lr}
-                figures.update(skipped_steps=self.guard.total, elapsed=time.monotonic() - self._begun)
-            best = False
-            if last or (self.train.evaluate_every and self.step % self.train.evaluate_every == 0):
-                best = self._evaluate()
-                figures.update({f"evaluation/{name}": value for name, value in self.evaluation.items()})
-            # Written before the checkpoint: a line without its checkpoint is cut off on resume, a lost line is lost.
-            if figures:
-                tracker.write(self.step, figures)
-            progress.update(self.step, self.last_loss, self.samples_per_s, self.lr, logged=log_due)
+        Raises SystemExit when the run is to leave.
+        """
+        state = self.state
+        if step.applied:
+            self.meter.add(step.values)
+        self.meter.add_time(step.samples, step.seconds, step.waited, step.alone)
+        state.productive += step.seconds
+        # The one message of a step: all ranks decide alike, and leave after the same step.
+        asked, broken = self.stop.reason is not None, self.store.failure is not None
+        votes = self.dist.exchange([step.loss, asked, broken])  # (ranks, 3)
+        loss, leave = votes[:, 0].mean().item(), bool(votes[:, 1].any())
+        if votes[:, 2].any():
+            self.dist.on_main(self.store.wait)
+        spike = self.spikes.see(loss) if self.spikes is not None else 0
+        if spike:
+            return self._rewind(spike, loss)
 
-            if last or leave or best or self.step % self.train.save_every == 0:
-                self._save()
-            if last or leave:
-                self.store.wait()
-            if leave and not last:
-                progress.say(f"{self.run_dir.name}: saved step {self.step}, leaving to be started again")
-                raise SystemExit(EXIT_REQUEUE)
+        last = state.step == self.train.steps
+        log_due = last or state.step % self.train.log_every == 0
+        figures = self._figures(step) if log_due else {}
+        best = False
+        if last or (self.train.evaluate_every and state.step % self.train.evaluate_every == 0):
+            best = self._evaluate()
+            figures.update({f"evaluation/{name}": value for name, value in state.evaluation.items()})
+        # Written before the checkpoint: a line without its checkpoint is cut off on resume, a lost line is lost.
+        if figures:
+            self.tracker.write(state.step, figures)
+        self.progress.update(state.step, loss, step.samples / step.seconds, step.lr, logged=log_due)
+        if last or leave or best or state.step % self.train.save_every == 0:
+            self._save(wait=last or leave)
+        if leave and not last:
+            self.progress.say(f"{self.run_dir.name}: saved step {state.step}, leaving to be started again")
+            raise SystemExit(EXIT_REQUEUE)
+        return False
 
-    def _optimizer_step(self, stream: Iterator[Batch], stop: StopRequest) -> bool:
-        """One step over accumulated micro-batches; returns whether any rank was asked to stop."""
-        started = time.perf_counter()
-        waited = 0.0
-        self.lr = set_learning_rate(self.optimizer, self.optim, self.train.steps, self.step)
-        self.dist.seed_step(self.seed, self.step)
-        sizes = self.data.sizes
-        _, accumulation = micro_batches(sizes, self.step, self.train.micro_batch, self.dist.world_size)
-        self.dist.begin_step(accumulation)
-        self.guard.note_statistics()
-        batches: list[Batch] = []
-        values: dict[str, Tensor] = {}  # scalars, means over the step's micro-batches
-        for _ in range(accumulation):
-            asked = time.perf_counter()
-            batch = next(stream, None)
-            waited += time.perf_counter() - asked
-            if batch is None:
-                raise AdhmrError(f"the data stream ended at step {self.step} of {self.train.steps}; it must be endless")
-            batches.append(batch)
-            with self.dist.micro_step(self.model):
-                loss, parts = self.task.loss(self.model, _to_device(batch, self.dist.device))
-                self.dist.backward(loss)
-            for name, value in {"loss": loss, **parts}.items():
-                values[name] = values.get(name, 0.0) + value.detach().float() / accumulation
-        values["grad_norm"] = self.dist.clip_gradients(self.parameters, self.optim.clip_norm)
-
-        self.last_loss, grad_norm = torch.stack([values["loss"], values["grad_norm"]]).tolist()
-        finite = abs(self.last_loss) < float("inf") and abs(grad_norm) < float("inf")  # false for nan too
-        # One vote for both: the ranks must all skip, and must all leave after the same step.
-        skip, leave = self.dist.any_rank(not finite, stop.reason is not None)
-        if skip:
-            self.guard.skip(self.step, self.last_loss, grad_norm, batches)
-        else:
-            self.guard.passed()
-            self.optimizer.step()
-            if self.ema is not None:
-                self.ema.update(self.task.model, self.updates)
-            self.updates += 1
-            self.meter.add(values)
-        self.optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - started
-        self.meter.add_time(sizes.at(self.step), seconds, waited)
-        self.samples_per_s = sizes.at(self.step) / seconds
-        self.step += 1
-        return leave
+    def _figures(self, step: Step) -> dict[str, float]:
+        """One log line; all ranks call it."""
+        figures = {**self.meter.figures(), "lr": step.lr, "skipped_steps": self.state.skipped}
+        if self.state.rewinds:
+            figures["rewinds"] = self.state.rewinds
+        if self.flops.per_sample is not None:
+            rate = self.flops.per_sample * figures["samples_per_s"] / self.dist.world_size  # FLOP/s of one device
+            figures["tflops"] = rate / 1e12
+            if self.peak is not None:
+                figures["mfu"] = rate / self.peak
+        figures["elapsed"] = time.monotonic() - self._begun
+        if self.dist.is_main:
+            figures["goodput"] = self.attempts.goodput(self.state.productive)
+        return figures
 
     def _evaluate(self) -> bool:
         """Evaluates the averaged weights on the main process; returns whether they are the best so far."""
-        if self.dist.is_main:
-            module = self.task.model if self.ema is None else self.ema.module
-            module.eval()
+        state = self.state
+        self.watchdog.beat(state.step, "evaluate")
+        weights = self.strategy.whole(self.average.held if self.average else self.strategy.held_weights())
+
+        def evaluate() -> dict[str, float]:
+            self.copy.load_state_dict(weights)
             with torch.no_grad():
-                self.evaluation = self.task.evaluate(module)
-        self.model.train()
-        self.evaluation = self.dist.from_main(self.evaluation)
-        self.evaluated_step = self.step
+                return self.task.evaluate(self.copy)
+
+        state.evaluation = self.dist.on_main(evaluate)
+        state.evaluated_step = state.step
         name = self.train.best_metric
         if name is None:
             return False
-        if name not in self.evaluation:
-            raise AdhmrError(f"train.best_metric: '{name}' is not evaluated; expected one of {sorted(self.evaluation)}")
+        if name not in state.evaluation:
+            known = sorted(state.evaluation)
+            raise AdhmrError(f"train.best_metric: '{name}' is not evaluated; expected one of {known}")
         sign = 1 if self.train.best_mode == "min" else -1
-        if self.best is not None and sign * self.evaluation[name] >= sign * self.best:
+        if state.best is not None and sign * state.evaluation[name] >= sign * state.best:
             return False
-        self.best = self.evaluation[name]
+        state.best = state.evaluation[name]
         return True
 
     def _start(self) -> None:
-        """Builds optimizer, average and guards, loads the last whole checkpoint, then wraps for the processes."""
-        model = self.task.model.to(self.dist.device)
+        """Builds everything that steps need and puts it where the last whole checkpoint says."""
+        module = self.task.model.to(self.dist.device)
         self.task.prepare(self.dist.device)
-        self.parameters: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
+        # Before the network is cut, compiled or cast: evaluations and exports fill it. Only the main process has them.
+        self.copy: nn.Module | None = copied(module).float().eval().requires_grad_(False) if self.dist.is_main else None
         optimizer = torch.optim.AdamW(
             [{"lr_scale": 1.0, **group} for group in self.task.parameter_groups()],
             lr=self.optim.lr,
@@ -217,25 +245,36 @@ class Trainer:
             weight_decay=self.optim.weight_decay,
             fused=True,
         )
-        decay = self.train.ema_decay
-        self.ema = None if decay is None else WeightAverage(model, decay, self.task.initial_average())
-        self.guard = NonFiniteGuard(model, self.dist, self.run_dir, self.train.max_nonfinite)
+        if self.train.activation_checkpointing:
+            checkpoint_activations(self.task.checkpointed_blocks())
+        if self.train.compile:
+            module.compile()
+        clip_norm = self.optim.clip_norm
+        self.strategy = make_strategy(self.dist, self.distributed, self.train, clip_norm, module, optimizer)
+        former = self.task.initial_average()
+        self.average: WeightAverage | None = None
+        if self.train.ema_decay is not None:
+            self.average = WeightAverage(self.strategy.held_weights(), self.train.ema_decay, former is not None)
+            if former is not None:
+                self.average.load(self.strategy.cut(former))
+        self.state = RunState()
+        self.spikes = SpikeDetector(self.train.spikes) if self.train.spikes is not None else None
         self.meter = IntervalMeter(self.dist)
-        self.step = self.updates = 0
-        self.elapsed = 0.0  # seconds, of the former processes
-        self.evaluation: dict[str, float] = {}
-        self.evaluated_step: int | None = None
-        self.best: float | None = None
+        self.flops = StepFlops(compiled=self.train.compile)
+        self.peak = peak_flops(self.dist.device, self.train.precision, self.tracking.peak_tflops)
+        guard = NonFiniteGuard(module, self.dist, self.run_dir, self.train.max_nonfinite)
+        self.stepper = Stepper(
+            self.task, self.strategy, self.average, guard, self.flops, self.watchdog, self.train, self.optim, self.seed
+        )
         keep = self.train.keep_last, self.train.keep_every, self.train.best_metric, self.train.best_mode
         self.store = CheckpointStore(self.run_dir / "checkpoints", *keep)
-        folder = self.dist.from_main(self.store.find_last() if self.dist.is_main else None)
+        folder = self.dist.on_main(self.store.find_last)
         if folder is not None:
-            self._resume(folder, model, optimizer)
+            self._resume(folder)
         if self.dist.is_main:
             (self.run_dir / "done.json").unlink(missing_ok=True)  # of fewer steps, or its checkpoints are gone
-        self.model, self.optimizer = self.dist.prepare(model, optimizer)
 
-    def _resume(self, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _resume(self, folder: Path) -> None:
         checkpoint = self.store.load(folder)
         changed = differences(checkpoint.config, self.identity)
         if changed:
@@ -247,49 +286,90 @@ class Trainer:
         if checkpoint.step > self.train.steps:
             raise AdhmrError(f"{folder} is beyond train.steps={self.train.steps}; choose another run folder")
         self.data.resume(checkpoint.state["data"])
-        model.load_state_dict(checkpoint.model)
-        restore_optimizer(optimizer, {p: name for name, p in model.named_parameters()}, checkpoint.optimizer)
-        if self.ema is not None:
-            self.ema.module.load_state_dict(checkpoint.ema)
-        state = checkpoint.state
-        self.step, self.updates, self.elapsed = checkpoint.step, state["updates"], state["elapsed"]
-        self.guard.total, self.guard.in_a_row = state["skipped"], state["skipped_in_a_row"]
-        self.evaluation, self.best = state["evaluation"], state["best"]
-        self.meter.load_state(state["interval"])
+        self._put_back(checkpoint)
 
-    def _save(self) -> None:
-        state = {
-            "updates": self.updates,
-            "elapsed": time.monotonic() - self._begun,
-            "skipped": self.guard.total,
-            "skipped_in_a_row": self.guard.in_a_row,
-            "evaluation": self.evaluation,
-            "best": self.best,
+    def _put_back(self, checkpoint: Checkpoint) -> None:
+        """Weights, optimizer, average and numbers of a checkpoint of this run; the data stay as they are."""
+        self.strategy.load(checkpoint.model, checkpoint.optimizer)
+        if self.average is not None:
+            self.average.load(self.strategy.cut(checkpoint.ema))
+        self.state = RunState.of({**checkpoint.state, "step": checkpoint.step})
+        self.meter.load_state(checkpoint.state["interval"])
+        if self.spikes is not None:
+            self.spikes.load_state(checkpoint.state["spikes"])
+
+    def _save(self, wait: bool = False) -> None:
+        """Saves behind the training's back, or until it is on the disk. All ranks call it."""
+        began = time.monotonic()
+        state = self.state
+        self.watchdog.beat(state.step, "save")
+        state.elapsed = time.monotonic() - self._begun
+        record = {
+            **state.record(),
             "interval": self.meter.state(),
+            "spikes": None if self.spikes is None else self.spikes.state(),
             "world_size": self.dist.world_size,
-            "data": self.data.state_dict(self.step),
+            "data": self.data.state_dict(state.step),
         }
-        if self.dist.is_main:
-            ema = None if self.ema is None else self.ema.module.state_dict()
-            names = {p: name for name, p in self.task.model.named_parameters()}
-            optimizer = flatten_optimizer(self.optimizer, names)
-            checkpoint = Checkpoint(self.step, self.task.model.state_dict(), ema, optimizer, state, self.identity)
-            self.store.save(checkpoint, self.evaluation if self.evaluated_step == self.step else {})
+        model = self.strategy.whole(self.strategy.held_weights())
+        ema = None if self.average is None else self.strategy.whole(self.average.held)
+        optimizer = self.strategy.optimizer_state()
+        evaluation = state.evaluation if state.evaluated_step == state.step else {}
+
+        def save() -> None:
+            self.store.save(Checkpoint(state.step, model, ema, optimizer, record, self.identity), evaluation)
+            if wait:
+                self.store.wait()
+
+        self.dist.on_main(save)
+        if wait:
+            return
+        self.stop.widen(3 * (time.monotonic() - began))
+
+    def _rewind(self, spike: int, loss: float) -> bool:
+        """Goes back to the newest checkpoint before a spike of that many steps, and leaves their samples out."""
+        first, stop = self.state.step - spike, self.state.step
+        config, rewinds = self.train.spikes, self.state.rewinds + 1
+        what = f"loss {loss:.4g} in step {stop - 1}, {spike} steps above {self.spikes.limit():.4g}"
+        if rewinds > config.max_rewinds:
+            raise AdhmrError(
+                f"{what}: the run went back {config.max_rewinds} times already (train.spikes.max_rewinds); lower "
+                "optim.lr, or look at the samples with adhmr data replay"
+            )
+        folder = self.dist.on_main(lambda: self.store.newest_until(first))
+        if folder is None:
+            self.progress.say(f"{self.run_dir.name}: {what}; no checkpoint from before to go back to, going on")
+            return False
+        self.watchdog.beat(self.state.step, "rewind")
+        self._put_back(self.store.load(folder))
+        self.state.rewinds = rewinds
+        self.data.leave_out(first, stop, self.state.step)
+        self.dist.on_main(lambda: self.store.discard_after(self.state.step))
+        self._save(wait=True)  # so that a restart leaves the same samples out
+        self.tracker.rewind(self.state.step)
+        self.progress.rewind(self.state.step)
+        self.progress.say(
+            f"{self.run_dir.name}: {what}; back to step {self.state.step}, without the samples of "
+            f"steps {first} to {stop - 1} (rewind {rewinds} of {config.max_rewinds})"
+        )
+        return True
+
+    def _open_stream(self) -> Iterator[Batch]:
+        return self.data.stream(self.state.step, self.dist.rank, self.dist.world_size)
 
     def _export(self) -> None:
-        """Writes model.safetensors (averaged), model_raw.safetensors and, last, done.json."""
-        model = self.task.model
-        self.dist.release(model)
-        if self.dist.is_main:
-            config = self.task.model_config()
-            metadata = {"step": self.step, "fingerprint": self.fingerprint, **self.task.weights_metadata()}
-            averaged = model if self.ema is None else self.ema.module
-            for name, module in (("model", averaged), ("model_raw", model)):
-                whole = self.task.exported(module)
-                save_weights(self.run_dir / f"{name}.safetensors", whole, self.task.kind, config, metadata)
-            done = {"fingerprint": self.fingerprint, "steps": self.step, "metrics": self.evaluation}
+        """Writes model.safetensors (averaged), model_raw.safetensors and, last, done.json, from the last checkpoint."""
+        self.strategy.release()
+
+        def export() -> None:
+            folder = self.store.find_last()
+            metadata = {"step": self.state.step, "fingerprint": self.fingerprint, **self.task.weights_metadata()}
+            for name, which in (("model", "ema"), ("model_raw", "raw")):
+                export_weights(self.task, self.copy, folder, which, self.run_dir / f"{name}.safetensors", metadata)
+            done = {"fingerprint": self.fingerprint, "steps": self.state.step, "metrics": self.state.evaluation}
             write_atomically(self.run_dir / "done.json", json.dumps(done, indent=1))
-        self.dist.from_main(None)  # nobody leaves before the files are there
+
+        self.dist.on_main(export)  # nobody leaves before the files are there
 
     def _finished(self) -> dict[str, float] | None:
         """The metrics in done.json when it is of this very run."""
@@ -299,6 +379,17 @@ class Trainer:
             return None
         return done["metrics"] if done["fingerprint"] == self.fingerprint else None
 
+    def _hung(self, report: str) -> None:
+        """In the watchdog's thread, right before the process ends."""
+        if hasattr(self, "state") and self.dist.is_main:
+            self.attempts.end("hung", self.state.step, report)
 
-def _to_device(batch: Batch, device: torch.device) -> Batch:
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    def _end_attempt(self, outcome: str, error: BaseException | None = None) -> None:
+        if self.dist.is_main:
+            reason = "" if error is None else f"{type(error).__name__}: {error}"
+            self.attempts.end(outcome, self.state.step, reason)
+
+
+def _close(stream: Iterator[Batch]) -> None:
+    if hasattr(stream, "close"):
+        stream.close()

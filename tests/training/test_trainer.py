@@ -225,8 +225,3 @@ def test_learns(tmp_path):
     toy_trainer(tmp_path, settings).fit()
     losses = [line["loss"] for line in read_metrics(tmp_path)]
     assert losses[-1] < 0.1 * losses[0]
-
-
-def test_zero_is_refused_plainly(tmp_path):
-    with pytest.raises(AdhmrError, match="'zero2' is not available yet"):
-        toy_trainer(tmp_path, {"distributed": {"strategy": "zero2"}}).fit()

@@ -3,12 +3,13 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from adhmr.config.training import DistributedConfig, OptimConfig, TrackingConfig, TrainConfig
+from adhmr.config.training import DistributedConfig, OptimConfig, ProfileConfig, TrackingConfig, TrainConfig
 from adhmr.data.steps import BatchSizes, micro_batches
 from adhmr.training.task import Task
 from adhmr.training.trainer import Trainer
@@ -46,16 +47,17 @@ class ToyTask(Task):
         return {"width": self.width}
 
 
-def samples(positions: range) -> tuple[Tensor, Tensor]:
+def samples(positions: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Inputs and targets as a pure function of the positions."""
     x = torch.stack([torch.randn(FEATURES, generator=torch.Generator().manual_seed(p)) for p in positions])
     return x, x[:, 0] - 2 * x[:, 1] + x[:, 2].abs()
 
 
 class ToyData:
-    """Steps cover positions one after the other; ranks take neighbouring slices. `poison`: positions of NaN.
+    """Steps cover positions one after the other; ranks take neighbouring slices.
 
-    Its state is its batches, and a run goes on with the batches that its past had.
+    poison: positions of NaN; wild: positions of huge targets. Its state is its batches and what was left out, and a run
+    goes on with the batches that its past had.
     """
 
     def __init__(
@@ -64,33 +66,51 @@ class ToyData:
         changes: tuple[tuple[int, int], ...] = (),
         sleep: float = 0.0,
         poison: tuple[int, ...] = (),
+        wild: tuple[int, ...] = (),
         signal_at: int | None = None,
+        hang_at: int | None = None,
     ):
-        self.train, self.sleep, self.poison, self.signal_at = train, sleep, poison, signal_at
+        self.train, self.sleep, self.poison, self.wild = train, sleep, poison, wild
+        self.signal_at, self.hang_at = signal_at, hang_at
+        self.left_out: list[list[int]] = []  # ranges of positions
         self.sizes = BatchSizes([(0, train.global_batch), *changes])
 
     def description(self) -> dict:
         return {"batches": self.sizes.changes}
 
     def state_dict(self, step: int) -> dict:
-        return {"batches": [list(pair) for pair in self.sizes.changes if pair[0] < step]}
+        return {"batches": [list(pair) for pair in self.sizes.changes if pair[0] < step], "left_out": self.left_out}
 
     def resume(self, state: dict) -> None:
         assert state["batches"] == [list(pair) for pair in self.sizes.changes][: len(state["batches"])]
+        self.left_out = state["left_out"]
+
+    def leave_out(self, first_step: int, stop_step: int, step: int) -> None:
+        assert step <= first_step
+        first, stop = (self.position(self.sizes.first_index(s)) for s in (first_step, stop_step))
+        self.left_out = [*self.left_out, [first, stop]]
+
+    def position(self, index: int) -> int:
+        """Of the index-th sample that is drawn."""
+        for first, stop in self.left_out:  # in ascending order here
+            if index >= first:
+                index += stop - first
+        return index
 
     def stream(self, start_step: int, rank: int, world_size: int):
         for step in range(start_step, 10**9):
             if step == self.signal_at and rank == world_size - 1:
                 os.kill(os.getpid(), signal.SIGTERM)
+            if step == self.hang_at and rank == world_size - 1:
+                time.sleep(3600)
             micro, parts = micro_batches(self.sizes, step, self.train.micro_batch, world_size)
             for part in range(parts):
                 first = self.sizes.first_index(step) + (rank * parts + part) * micro
-                x, y = samples(range(first, first + micro))
-                for position in self.poison:
-                    if first <= position < first + micro:
-                        x[position - first] = float("nan")
+                positions = torch.tensor([self.position(index) for index in range(first, first + micro)])
+                x, y = samples(positions.tolist())
+                x[torch.isin(positions, torch.tensor(self.poison, dtype=torch.long))] = float("nan")
+                y[torch.isin(positions, torch.tensor(self.wild, dtype=torch.long))] *= 1000
                 time.sleep(self.sleep)
-                positions = torch.arange(first, first + micro)
                 yield {"x": x, "y": y, "position": positions, "key": [f"toy-{p}" for p in positions.tolist()]}
 
 
@@ -103,7 +123,9 @@ def toy_trainer(run_dir: Path | str, settings: dict | None = None, task: Task | 
         tuple(settings.get("changes", ())),
         settings.get("sleep", 0.0),
         tuple(settings.get("poison", ())),
+        tuple(settings.get("wild", ())),
         settings.get("signal_at"),
+        settings.get("hang_at"),
     )
     return Trainer(
         task=task or ToyTask(**settings.get("task", {})),
@@ -115,4 +137,5 @@ def toy_trainer(run_dir: Path | str, settings: dict | None = None, task: Task | 
         run_dir=run_dir,
         seed=settings.get("seed", 5),
         identity={"task": "toy"},
+        profile=ProfileConfig(**settings["profile"]) if "profile" in settings else None,
     )
