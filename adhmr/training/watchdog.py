@@ -21,6 +21,7 @@ from adhmr.training.signals import EXIT_REQUEUE
 LOOK_SECONDS = 5.0  # between two looks at the beats
 HEARTBEATS_PER_SECOND = 20  # files written by all ranks of a run together, at most: they share a file system
 OTHERS_SECONDS = 20.0  # wait at most so long for the stacks of the others: the first that ends takes them along
+COLLECTIVES_SECONDS = 10.0  # for PyTorch to say which collectives are pending
 GIVE_UP_SECONDS = 120.0  # for writing all that: the file system may be what hangs
 
 
@@ -56,7 +57,8 @@ class Watchdog:
         self._write_every = max(self._look_every, world_size / HEARTBEATS_PER_SECOND)
         self._host, self._pid = socket.gethostname(), os.getpid()
         self._stacks = self._run_dir / "hang" / f"rank-{rank:05d}.txt"
-        self._closed = threading.Event()
+        self._closed, self._writing = threading.Event(), threading.Lock()
+        self._ending = False
         self._beat = _Beat(0, "start", 0, time.time())
 
     def beat(self, step: int, phase: str) -> None:
@@ -66,7 +68,8 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         self._stacks.parent.mkdir(parents=True, exist_ok=True)
-        self._stacks_file = open(self._stacks, "a")  # from the start: a stuck process can open none
+        # From the start, for a stuck process can open none; a bare descriptor, for a full disk must not raise later.
+        self._stacks_file = os.open(self._stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._native_exit = NativeExit(EXIT_REQUEUE)
         self._beat = self._beat._replace(since=time.time())
         self._write_heartbeat()
@@ -80,12 +83,16 @@ class Watchdog:
         self._closed.set()
         for thread in self._threads:
             thread.join(self._look_every + 1)
+            # Another rank has ended already, and what this one waited for has failed: the end is under way here too.
+            while self._ending and thread.is_alive():
+                thread.join(1.0)
         faulthandler.cancel_dump_traceback_later()
         self._native_exit.cancel()
-        self._stacks_file.close()
+        os.close(self._stacks_file)
         with contextlib.suppress(OSError):
             if self._stacks.stat().st_size == 0:
                 self._stacks.unlink()
+                self._stacks.parent.rmdir()  # unless it holds others
         self._beat = self._beat._replace(phase="ended", since=time.time())
         self._write_heartbeat()
 
@@ -95,7 +102,7 @@ class Watchdog:
 
     def _write_heartbeat(self) -> None:
         heartbeat = Heartbeat(self._rank, self._host, self._pid, **self._beat._asdict(), time=time.time())
-        with contextlib.suppress(OSError):  # a full disk is no reason to stop training
+        with self._writing, contextlib.suppress(OSError):  # a full disk is no reason to stop training
             write_heartbeat(self._run_dir, heartbeat)
 
     def _look(self) -> None:
@@ -106,8 +113,7 @@ class Watchdog:
         while not self._closed.wait(self._look_every):
             passed, looked = time.monotonic() - looked, time.monotonic()
             if passed > self._seconds:
-                self._stacks_file.write(f"\n{_clock()}: this process was stopped for {passed:.0f} s; no hang\n")
-                self._stacks_file.flush()
+                self._note(f"this process was stopped for {passed:.0f} s; no hang")
             if self._beat is not seen:
                 seen, silent, enough = self._beat, 0.0, self._seconds
             else:
@@ -143,19 +149,18 @@ class Watchdog:
         return live, [heartbeat for rank, (heartbeat, _) in found.items() if rank not in fresh]
 
     def _end(self, beat: _Beat, silent: float) -> None:
-        began = time.time()
+        began, self._ending = time.time(), True
         faulthandler.cancel_dump_traceback_later()
         self._native_exit.arm(GIVE_UP_SECONDS)
         try:
-            self._stacks_file.write(
-                f"\n{_clock()}: rank {self._rank} ({self._host}, pid {self._pid}) made no progress for {silent:.0f} s "
-                f"in step {beat.step}, {beat.phase}\n"
+            self._write_stacks(
+                f"rank {self._rank} ({self._host}, pid {self._pid}) made no progress for {silent:.0f} s in step "
+                f"{beat.step}, {beat.phase}"
             )
-            self._stacks_file.flush()
-            faulthandler.dump_traceback(file=self._stacks_file)
-            os.fsync(self._stacks_file.fileno())
-            with contextlib.suppress(Exception):  # private functions of torch
-                write_collectives(self._stacks.with_name(f"collectives-rank-{self._rank:05d}.json"))
+            collectives = self._stacks.with_name(f"collectives-rank-{self._rank:05d}.json")
+            asking = threading.Thread(target=write_collectives, args=(collectives,), daemon=True)
+            asking.start()  # NCCL itself may be what hangs
+            asking.join(COLLECTIVES_SECONDS)
             self._await_other_stacks(began)
             live, lost = self._heartbeats()
             known = {heartbeat.rank for heartbeat in (*live, *lost)}
@@ -171,16 +176,24 @@ class Watchdog:
         finally:
             os._exit(EXIT_REQUEUE)
 
+    def _write_stacks(self, header: str) -> None:
+        before = os.fstat(self._stacks_file).st_size
+        self._note(header)
+        faulthandler.dump_traceback(file=self._stacks_file)
+        if os.fstat(self._stacks_file).st_size == before:  # the disk is full
+            faulthandler.dump_traceback(file=2)
+
+    def _note(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._stacks_file, f"\n{time.strftime('%Y-%m-%d %H:%M:%S')}: {line}\n".encode())
+
     def _await_other_stacks(self, began: float) -> None:
         """Returns when all ranks have written stacks in this hang, or some (dead, ended) seem never to."""
         until = time.monotonic() + min(OTHERS_SECONDS, self._seconds)
         earliest = began - self._seconds / 2  # stacks of an earlier hang are older than the silence of this one
         while time.monotonic() < until:
-            states = [path.stat() for path in self._stacks.parent.glob("rank-*.txt")]
-            if sum(state.st_size > 0 and state.st_mtime > earliest for state in states) >= self._world_size:
-                return
+            with contextlib.suppress(OSError):
+                states = [path.stat() for path in self._stacks.parent.glob("rank-*.txt")]
+                if sum(state.st_size > 0 and state.st_mtime > earliest for state in states) >= self._world_size:
+                    return
             time.sleep(min(1.0, self._look_every))
-
-
-def _clock() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S")

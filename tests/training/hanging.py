@@ -7,6 +7,8 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import torch
+
 from adhmr.training.watchdog import Watchdog
 
 SERVER = multiprocessing.get_context("forkserver")
@@ -42,10 +44,16 @@ def sleep_with_the_interpreter_lock() -> None:
     ctypes.PyDLL(None).sleep(600)
 
 
+def wait_for_the_others() -> None:
+    torch.distributed.all_reduce(torch.zeros(3))
+
+
 def _rank(run_dir: Path, way: str, rank: int, world_size: int, seconds: float) -> None:
     os.dup2(os.open(run_dir / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    if world_size > 1:
+        store = f"file://{run_dir}/store"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
     with Watchdog(seconds, run_dir, rank, world_size, on_hang=_note(run_dir, rank)) as watchdog:
-        _wait_for_all(run_dir, world_size)
         for step in range(3):
             watchdog.beat(step, "data")
             watchdog.beat(step, "model")
@@ -58,6 +66,8 @@ def _rank(run_dir: Path, way: str, rank: int, world_size: int, seconds: float) -
         watchdog.beat(3, "model")
         if way == "model":
             sleep_in_python()
+        if way == "collective":
+            wait_for_the_others()
         if way == "die":
             os._exit(7)
         until = time.monotonic() + float(way)  # goes on so long, beating
@@ -70,8 +80,3 @@ def _rank(run_dir: Path, way: str, rank: int, world_size: int, seconds: float) -
 
 def _note(run_dir: Path, rank: int):
     return lambda line: (run_dir / f"on-hang-{rank}").write_text(line)
-
-
-def _wait_for_all(run_dir: Path, world_size: int) -> None:
-    while len(list((run_dir / "heartbeats").glob("rank-*.json"))) < world_size:
-        time.sleep(0.01)

@@ -47,12 +47,14 @@ def test_a_call_that_holds_the_interpreter_lock(tmp_path):
 @pytest.mark.parametrize("way", ["data", "lock"])
 @pytest.mark.parametrize("culprit", [0, 1])
 def test_one_of_two_hangs(way, culprit, tmp_path):
-    ways = ["model", "model"]  # the other one waits for it
+    ways = ["collective", "collective"]  # the other one waits for it
     ways[culprit] = way
     assert wait(start(tmp_path, ways, 2.0)) == [EXIT_REQUEUE] * 2
     where = {"data": "sleep_in_python", "lock": "sleep_with_the_interpreter_lock"}[way]
     assert where in stacks(tmp_path, culprit)
-    assert "sleep_in_python" in stacks(tmp_path, 1 - culprit)
+    assert "wait_for_the_others" in stacks(tmp_path, 1 - culprit)
+    record = json.loads((tmp_path / "hang" / f"collectives-rank-{1 - culprit:05d}.json").read_text())
+    assert record["gloo"]["entries"][-1]["profiling_name"] == "gloo:all_reduce"
     (line,) = (tmp_path / "stderr").read_text().splitlines()
     sign = {"data": "behind: rank", "lock": "no sign of life from rank"}[way]
     assert f"{sign} {culprit} (" in line and "step 3, data" in line
@@ -115,6 +117,15 @@ def test_a_folder_that_cannot_be_written_does_not_stop_training(tmp_path):
         for step in range(30):
             watchdog.beat(step, "model")
             time.sleep(0.02)
+
+
+@linux
+def test_on_a_full_disk_the_stacks_are_on_stderr(tmp_path):
+    (tmp_path / "hang").mkdir()
+    (tmp_path / "hang" / "rank-00000.txt").symlink_to("/dev/full")
+    assert wait(start(tmp_path, ["model"], 1.0)) == [EXIT_REQUEUE]
+    text = (tmp_path / "stderr").read_text()
+    assert "sleep_in_python" in text and "no progress for 1 s: rank 0 (" in text
 
 
 def test_a_beat_is_cheap(tmp_path):
