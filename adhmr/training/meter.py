@@ -1,4 +1,4 @@
-"""Means of losses and times over the steps between two log lines. Where they are written: `tracking.py`."""
+"""Means of losses, times and memory over the steps between two log lines. Where they are written: `tracking.py`."""
 
 import resource
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ class IntervalMeter:
         self._samples = 0
         self._seconds = 0.0
         self._waited = 0.0
+        self._alone = 0.0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
         """Adds the scalars of one step."""
@@ -35,12 +36,17 @@ class IntervalMeter:
         self._sums = stacked if self._sums is None else self._sums + stacked
         self._counted += 1
 
-    def add_time(self, samples: int, seconds: float, waited: float) -> None:
-        """Adds one step's samples over all ranks, its duration and the part of it spent waiting for data."""
+    def add_time(self, samples: int, seconds: float, waited: float, alone: float | None = None) -> None:
+        """Adds one step's samples over all ranks, its duration and the part of it spent waiting for data.
+
+        alone: the part before this rank first waited for another; None: the wait for data. It tells slow ranks from
+        quick ones, which the whole step does not: the quick wait for the slow within it.
+        """
         self._steps += 1
         self._samples += samples
         self._seconds += seconds
         self._waited += waited
+        self._alone += waited if alone is None else alone
 
     def figures(self) -> dict[str, float]:
         """Means over the interval and over ranks (all ranks must call), then starts a new interval."""
@@ -52,7 +58,14 @@ class IntervalMeter:
             figures["samples_per_s"] = self._samples / self._seconds
             figures["step_time"] = self._seconds / self._steps  # s
             figures["data_wait"] = self._waited / self._seconds  # share of the step time
-        figures["peak_memory_gib"] = _peak_memory_bytes(self._distribution.device) / 2**30
+        own = (self._seconds, self._waited, self._alone, _peak_memory_bytes(self._distribution.device))
+        seconds, waited, alone, memory = zip(*self._distribution.gather(own))  # of each rank
+        if self._steps and len(seconds) > 1:
+            figures["step_time_max"] = max(seconds) / self._steps
+            figures["data_wait_max"] = max(wait / whole for wait, whole in zip(waited, seconds))
+            figures["slowest_rank"] = alone.index(max(alone))
+            figures["slowest_rank_lag"] = (max(alone) - min(alone)) / self._steps  # s a step
+        figures["peak_memory_gib"] = max(memory) / 2**30
         self.clear()
         return figures
 
@@ -74,6 +87,9 @@ class IntervalMeter:
 
 
 def _peak_memory_bytes(device: torch.device) -> int:
+    """Of this rank since the last call on a GPU; resident memory since the process began on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
