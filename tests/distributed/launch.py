@@ -13,7 +13,9 @@ from adhmr.errors import AdhmrError
 from tests.training.toy import toy_trainer
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.training.toy"])
+# What DeepSpeed and Accelerate import when they are used, seconds a process.
+LATE = ["deepspeed.runtime.zero.muon.original_muon", "transformers"]
+SERVER.set_forkserver_preload(["tests.training.toy", "adhmr.training.zero", *LATE])
 
 
 def start(run_dir: Path, world_size: int, settings: dict) -> list[BaseProcess]:

@@ -69,9 +69,10 @@ class ToyData:
         wild: tuple[int, ...] = (),
         signal_at: int | None = None,
         hang_at: int | None = None,
+        fail_at: int | None = None,
     ):
         self.train, self.sleep, self.poison, self.wild = train, sleep, poison, wild
-        self.signal_at, self.hang_at = signal_at, hang_at
+        self.signal_at, self.hang_at, self.fail_at = signal_at, hang_at, fail_at
         self.left_out: list[list[int]] = []  # ranges of positions
         self.sizes = BatchSizes([(0, train.global_batch), *changes])
 
@@ -103,6 +104,8 @@ class ToyData:
                 os.kill(os.getpid(), signal.SIGTERM)
             if step == self.hang_at and rank == world_size - 1:
                 time.sleep(3600)
+            if step == self.fail_at:
+                raise RuntimeError(f"broken at step {step}")
             micro, parts = micro_batches(self.sizes, step, self.train.micro_batch, world_size)
             for part in range(parts):
                 first = self.sizes.first_index(step) + (rank * parts + part) * micro
@@ -126,7 +129,9 @@ def toy_trainer(run_dir: Path | str, settings: dict | None = None, task: Task | 
         tuple(settings.get("wild", ())),
         settings.get("signal_at"),
         settings.get("hang_at"),
+        settings.get("fail_at"),
     )
+    data.left_out = [list(pair) for pair in settings.get("left_out", ())]
     return Trainer(
         task=task or ToyTask(**settings.get("task", {})),
         data=data,
