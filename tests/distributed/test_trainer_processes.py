@@ -75,10 +75,17 @@ def test_signal_to_all_processes(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted[2])
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_kill_at_random_moments(world_size, tmp_path, uninterrupted):
-    # save_every 1: many of the kills fall into the writing of a checkpoint.
-    settings = {"train": {**SETTINGS["train"], "save_every": 1}}
+@pytest.mark.parametrize(("world_size", "strategy"), [(1, "ddp"), (2, "ddp"), (2, "zero3")])
+def test_kill_at_random_moments(world_size, strategy, tmp_path, uninterrupted):
+    # save_every 1: many of the kills fall into the writing of a checkpoint. An attempt may be killed before it saved.
+    settings = {
+        "train": {**SETTINGS["train"], "save_every": 1, "max_failed_starts": 99},
+        "distributed": {"strategy": strategy},
+    }
+    if strategy != "ddp":
+        uninterrupted = {world_size: tmp_path / "uninterrupted"}
+        assert train(uninterrupted[world_size], world_size, settings) == [0] * world_size
+    tmp_path /= "run"
     chance = random.Random(world_size)
     for target in (0, 3, 8, 13, 18, 23, 28, 33):
         wanted = max(target, _newest_step(tmp_path) + 1) if target else 0  # a step of this attempt: its processes met
