@@ -1,4 +1,4 @@
-"""Weight files from checkpoints: one safetensors file that every stage accepts. Its format: adhmr.models.weights."""
+"""Weight files from checkpoints: one safetensors file that every stage accepts. Its format is in models/weights.py."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -10,18 +10,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from pydantic import TypeAdapter
 
 from adhmr.atomic_file import write_atomically
 from adhmr.body.codec import PoseCodec
-from adhmr.config.loading import load_config
-from adhmr.config.stages import DpoStage, ScorerStage, Stage, TrainingStage
+from adhmr.config.stages import DpoStage, ScorerStage, TrainingStage
 from adhmr.data.stream import PositionDataSet, open_sets
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import read_metadata
 from adhmr.training.data import ShardData
 from adhmr.training.run import data_of
+from adhmr.training.run_folder import config_of
 from adhmr.training.tasks.pairs import PairTransform
 from adhmr.visualization.drawing import draw_skeleton, draw_text, grid
 
@@ -51,7 +50,7 @@ def replay(run: str | Path, step: int, output: str | Path | None = None, limit: 
     the step's samples are not known.
     """
     run = Path(run)
-    config = _config_of(run)
+    config = config_of(run)
     if not 0 <= step < config.train.steps:
         raise AdhmrError(f"step {step}: {run} has steps 0 to {config.train.steps - 1}")
     data, lines = _data_of(run, config)
@@ -71,13 +70,6 @@ def replay(run: str | Path, step: int, output: str | Path | None = None, limit: 
     shares = ", ".join(f"{count} of {name}" for name, count in counts.items())
     lines.append(f"step {step}: {len(samples)} samples from position {samples[0].position} on ({shares})")
     return [*lines, f"{output / f'step-{step}.json'}, {output / f'step-{step}.jpg'}"]
-
-
-def _config_of(run: Path) -> TrainingStage:
-    config = load_config(run / "config.yaml", [], TypeAdapter(Stage))
-    if not isinstance(config, TrainingStage):
-        raise AdhmrError(f"{run} is a run of stage {config.stage}: expected a base, scorer or dpo run")
-    return config
 
 
 def _data_of(run: Path, config: TrainingStage) -> tuple[ShardData, list[str]]:

@@ -63,12 +63,17 @@ def data_of(config: TrainingStage) -> DataConfig:
         raise AdhmrError(f"preferences: {error.errors()[0]['msg']}") from None
 
 
+def build_task(config: TrainingStage) -> Task:
+    """The task of a stage, with the first weights of its model."""
+    module, name = TASKS[type(config)].split(":")
+    return getattr(import_module(module), name)(config)
+
+
 def run_stage(config: TrainingStage) -> None:
     """Train to the end, or from where a former process of this run folder stopped."""
     data = data_of(config)
     readers = open_sets(data)
-    module, name = TASKS[type(config)].split(":")
-    task: Task = getattr(import_module(module), name)(config)
+    task = build_task(config)
     stream = ShardData(readers, data, config.train, config.seed, task.transform(), config.output / "quarantine.jsonl")
     settings = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
     weights = {name: getattr(config, name, None) for name in ("base", "base_ema", "encoder_weights", "mean_betas")}
