@@ -4,7 +4,7 @@ Nothing is changed here, so both may look at a run that is training.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from adhmr.errors import AdhmrError
@@ -13,12 +13,13 @@ from adhmr.training.checkpoint_folder import read_manifest, verify
 from adhmr.training.run_folder import store_of
 
 COLUMNS = ("step", "size", "written", "kept", "state", "evaluation")
+SHOWN_FIGURES = 3  # of an evaluation, without train.best_metric
 
 
 def show(run: Path) -> str:
     """A line for each checkpoint, oldest first; the state is told by the sizes of the files alone.
 
-    kept, by RUN/config.yaml: "last", "every", "best".
+    kept, by RUN/config.yaml: "last", "every", "best". evaluation: train.best_metric, or the first few figures.
     """
     store = store_of(run)
     rows = [COLUMNS]
@@ -30,7 +31,7 @@ def show(run: Path) -> str:
         megabytes = sum(file["size"] for file in manifest["files"].values()) / 1e6
         when = manifest.get("written")
         written = "?" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-        evaluation = ", ".join(f"{name} {value:.4g}" for name, value in manifest["evaluation"].items())
+        evaluation = _figures(manifest["evaluation"], store.best_metric)
         state = "whole" if problem is None else f"damaged: {problem}"
         rows.append((str(step_of(folder)), f"{megabytes:.1f} MB", written, ", ".join(reasons), state, evaluation))
     aside = [f"{folder} was damaged and is set aside" for folder in sorted(store.folder.glob("damaged-step-*"))]
@@ -39,6 +40,12 @@ def show(run: Path) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join([*lines, *aside])
+
+
+def _figures(evaluation: Mapping[str, float], best_metric: str | None) -> str:
+    names = [best_metric] if best_metric in evaluation else [*evaluation][:SHOWN_FIGURES]
+    rest = len(evaluation) - len(names)
+    return ", ".join(f"{name} {evaluation[name]:.4g}" for name in names) + (f", and {rest} more" if rest else "")
 
 
 def verified(run: Path) -> Iterator[tuple[Path, str | None]]:
