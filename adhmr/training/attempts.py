@@ -63,7 +63,9 @@ class Attempts:
         return self._number
 
     def end(self, outcome: Outcome, step: int, reason: str = "") -> None:
-        """Notes how the attempt that was begun ended, after making `step` steps of the run."""
+        """Notes how the attempt that was begun, if one was, ended after `step` steps of the run."""
+        if not self._number:
+            return
         ended = {"event": "ended", "attempt": self._number, "step": step, "outcome": outcome}
         self._append({**ended, "reason": " ".join(reason.split())[:REASON_LENGTH]})
 

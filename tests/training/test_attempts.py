@@ -143,6 +143,11 @@ def test_goodput_counts_all_attempts(tmp_path, monkeypatch):
     assert 0 <= later.goodput(0.0) < 1e-6
 
 
+def test_what_was_not_begun_does_not_end(tmp_path):
+    Attempts(tmp_path, 3).end("hung", 0, "waiting for the other processes")
+    assert read_attempts(tmp_path) == []
+
+
 def test_a_full_disk_is_not_silent(tmp_path):
     (tmp_path / "attempts.jsonl").mkdir()
     with pytest.raises(OSError):
