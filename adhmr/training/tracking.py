@@ -112,7 +112,7 @@ def _start_wandb(run_dir: Path, config: TrackingConfig, identity: Mapping[str, A
                 dir=run_dir,
                 config=dict(identity),
                 tags=list(config.tags),
-                settings=wandb.Settings(quiet=True),
+                settings=wandb.Settings(quiet=True, console="off"),  # a bar's redrawing would fill its file
             )
             run.define_metric("step", hidden=True)
             run.define_metric("*", step_metric="step")  # the x axis of every chart
