@@ -212,6 +212,17 @@ def test_discard_after(tmp_path):
     assert store.find_last() == store.find_best() == tmp_path / "step-00000002"
 
 
+def test_newest_until(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=9)
+    for step in (2, 4, 6):
+        save(store, make(step))
+    assert store.newest_until(1) is None
+    assert store.newest_until(4) == store.newest_until(5) == tmp_path / "step-00000004"
+    (tmp_path / "step-00000004" / "state.json").unlink()
+    assert store.newest_until(5) == tmp_path / "step-00000002"
+    assert steps(store) == [2, 4, 6]
+
+
 def test_foreign_names_are_left_alone(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=1)
     save(store, make(1))
