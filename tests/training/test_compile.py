@@ -1,4 +1,4 @@
-"""Trained networks under torch.compile: one graph, compiled once, the same training. Kernels: models/test_precision.py."""
+"""Trained networks under torch.compile: one graph, compiled once, the same training. Kernels: test_precision.py."""
 
 import copy
 
