@@ -65,6 +65,12 @@ class TrainingStage(StageConfig):
     distributed: DistributedConfig = DistributedConfig()
     profile: ProfileConfig | None = None
 
+    @model_validator(mode="after")
+    def _check_compile(self) -> TrainingStage:
+        if self.train.compile and self.distributed.strategy == "zero3":
+            raise ValueError("train.compile and distributed.strategy zero3 exclude each other: use ddp, zero1 or zero2")
+        return self
+
 
 # ------------------------------------------------------------------------------------------------ embedded data
 class SyntheticSet(StrictModel):

@@ -34,7 +34,7 @@ class Step:
     samples: int  # over all ranks
     seconds: float
     waited: float  # seconds of it, for data
-    alone: float  # seconds of it before the first wait for another rank
+    alone: float | None  # seconds of it before the first wait for another rank, where there was any work before it
 
 
 class Stepper:
@@ -67,7 +67,7 @@ class Stepper:
         distribution.seed_step(self.seed, state.step)
         micro, accumulation = micro_batches(sizes, state.step, self.train.micro_batch, distribution.world_size)
         self.guard.note_statistics()
-        waited = 0.0
+        waited, alone = 0.0, None
         batches: list[Batch] = []
         values: dict[str, Tensor] = {}  # scalars, means over the step's micro-batches
         for number in range(1, accumulation + 1):
@@ -83,10 +83,12 @@ class Stepper:
             self.watchdog.beat(state.step, "compute")
             with self.flops.counting(micro), self.strategy.micro_step(last=number == accumulation):
                 loss, parts = self.task.loss(self.strategy.model, _to_device(batch, distribution.device))
-                alone = time.perf_counter() - started  # gradients are exchanged in the last backward pass
+                if not self.strategy.ranks_meet_in_forward:
+                    alone = time.perf_counter() - started  # gradients are exchanged in the last backward pass
                 self.strategy.backward(loss / accumulation)
             for name, value in {"loss": loss, **parts}.items():
                 values[name] = values.get(name, 0.0) + value.detach().float() / accumulation
+        self.watchdog.beat(state.step, "update")
         values["grad_norm"], applied = self.strategy.step()
 
         if applied:

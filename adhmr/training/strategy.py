@@ -4,6 +4,7 @@ A strategy wraps the model, makes optimizer steps, and gives weights, optimizer 
 whole and in fp32, whatever they are cut into while they train. Hence checkpoints know neither world size nor strategy.
 """
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from adhmr.config.training import DistributedConfig, TrainConfig
+from adhmr.errors import AdhmrError
 from adhmr.training.distributed import Distribution
 from adhmr.training.optimizer_state import flatten_optimizer, restore_optimizer
 
@@ -24,6 +26,8 @@ class Strategy:
 
     `model` is what a loss calls; `module` the bare network inside it, on which names are those of the checkpoint.
     """
+
+    ranks_meet_in_forward = False  # only gradients are exchanged
 
     def __init__(
         self,
@@ -38,13 +42,18 @@ class Strategy:
         self.names = {parameter: name for name, parameter in module.named_parameters()}
         if train.precision == "bf16":
             _autocast_forward(module, distribution.device)
-        if config.unused_parameters:
-            distribution.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        # Running statistics are those of rank 0, which alone are saved; no other rank reads its own.
+        distribution.accelerator.ddp_handler = DistributedDataParallelKwargs(
+            find_unused_parameters=config.unused_parameters, broadcast_buffers=False
+        )
+        self._gradients_expected = distribution.world_size > 1 and not config.unused_parameters
         self.model, self.optimizer = self._prepare(module, optimizer)
 
     def _prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        return self.distribution.accelerator.prepare_model(module), optimizer
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # Accelerate's name for it
+            return self.distribution.accelerator.prepare_model(module), optimizer
 
     def micro_step(self, last: bool) -> AbstractContextManager:
         """Around forward and backward; gradients are exchanged only in the last micro-step of a step."""
@@ -59,14 +68,25 @@ class Strategy:
     def step(self) -> tuple[Tensor, bool]:
         """Clips and applies the gradients unless they are not finite: (their global norm before, whether applied).
 
-        Both are equal on all ranks.
+        Both are equal on all ranks. Raises AdhmrError when DDP has waited in vain for the gradient of a weight.
         """
+        if self._gradients_expected:
+            self._check_gradients()
         norm = nn.utils.clip_grad_norm_(self._trained, float("inf") if self.clip_norm is None else self.clip_norm)
         applied = bool(norm.isfinite())
         if applied:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm, applied
+
+    def _check_gradients(self) -> None:
+        names = [self.names[parameter] for parameter in self._trained if parameter.grad is None]
+        if names:
+            raise AdhmrError(
+                f"the loss does not depend on {len(names)} trained weights ({', '.join(names[:3])}, ...), and DDP "
+                "waits for their gradients: give the parts of the loss that train them a weight, or set "
+                "distributed.unused_parameters to true"
+            )
 
     def held_weights(self) -> dict[str, Tensor]:
         """This rank's part of parameters and buffers, to be averaged where they lie: here all of them on the main
@@ -114,7 +134,7 @@ def make_strategy(
 
 
 def finite_or_nan(loss: Tensor) -> Tensor:
-    """The loss itself while it is finite; else NaN, with NaN for gradients, even where an infinite loss has finite ones.
+    """The loss itself while it is finite; else NaN, with NaN for gradients, even where those of infinity are finite.
 
     So the gradients alone say whether a step is skipped, on all ranks alike, without a message.
     """

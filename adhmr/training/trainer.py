@@ -25,8 +25,8 @@ from adhmr.config.training import (
 )
 from adhmr.errors import AdhmrError
 from adhmr.training.activation_checkpointing import checkpoint_activations
-from adhmr.training.attempts import Attempts
-from adhmr.training.checkpoint import CheckpointStore, differences
+from adhmr.training.attempts import Attempts, Outcome
+from adhmr.training.checkpoint import CheckpointStore, differences, step_of
 from adhmr.training.checkpoint_folder import Checkpoint
 from adhmr.training.data import TrainingData, check_batches
 from adhmr.training.distributed import Distribution
@@ -79,6 +79,7 @@ class Trainer:
         self.seed = seed
         self.profile = profile
         self.attempts = Attempts(self.run_dir, train.max_failed_starts)
+        self.state = RunState()
         learning = {"precision", "ema_decay"}
         description = {
             "kind": task.kind,
@@ -118,14 +119,21 @@ class Trainer:
                 if self.dist.is_main:
                     print(f"{self.run_dir}: already trained to step {self.train.steps}", flush=True)
                 return finished
-            self._start()
-            self._begun = started - self.state.elapsed  # as if the former processes had run right before this one
-            self.dist.on_main(lambda: self.attempts.begin(self.state.step, self.dist.world_size))
+            keep = self.train.keep_last, self.train.keep_every, self.train.best_metric, self.train.best_mode
+            self.store = CheckpointStore(self.run_dir / "checkpoints", *keep)
+            folder = self.dist.on_main(self.store.find_last)
+            step = 0 if folder is None else step_of(folder)
+            self.dist.on_main(lambda: self.attempts.begin(step, self.dist.world_size))
             try:
+                self._start(folder)
+                self._begun = started - self.state.elapsed  # as if the former processes had run right before this one
                 self._train()
                 self._export()
             except BaseException as error:
-                self._end_attempt("left" if isinstance(error, SystemExit) else "failed", error)
+                leaving = isinstance(error, SystemExit)
+                self._end_attempt(
+                    "left" if leaving else "failed", "" if leaving else f"{type(error).__name__}: {error}"
+                )
                 raise
             self._end_attempt("finished")
         return self.state.evaluation
@@ -164,6 +172,7 @@ class Trainer:
         self.meter.add_time(step.samples, step.seconds, step.waited, step.alone)
         state.productive += step.seconds
         # The one message of a step: all ranks decide alike, and leave after the same step.
+        self.watchdog.beat(state.step, "exchange")
         asked, broken = self.stop.reason is not None, self.store.failure is not None
         votes = self.dist.exchange([step.loss, asked, broken])  # (ranks, 3)
         loss, leave = votes[:, 0].mean().item(), bool(votes[:, 1].any())
@@ -231,8 +240,8 @@ class Trainer:
         state.best = state.evaluation[name]
         return True
 
-    def _start(self) -> None:
-        """Builds everything that steps need and puts it where the last whole checkpoint says."""
+    def _start(self, folder: Path | None) -> None:
+        """Builds everything that steps need and puts it where the last whole checkpoint, if any, says."""
         module = self.task.model.to(self.dist.device)
         self.task.prepare(self.dist.device)
         # Before the network is cut, compiled or cast: evaluations and exports fill it. Only the main process has them.
@@ -257,7 +266,6 @@ class Trainer:
             self.average = WeightAverage(self.strategy.held_weights(), self.train.ema_decay, former is not None)
             if former is not None:
                 self.average.load(self.strategy.cut(former))
-        self.state = RunState()
         self.spikes = SpikeDetector(self.train.spikes) if self.train.spikes is not None else None
         self.meter = IntervalMeter(self.dist)
         self.flops = StepFlops(compiled=self.train.compile)
@@ -266,9 +274,6 @@ class Trainer:
         self.stepper = Stepper(
             self.task, self.strategy, self.average, guard, self.flops, self.watchdog, self.train, self.optim, self.seed
         )
-        keep = self.train.keep_last, self.train.keep_every, self.train.best_metric, self.train.best_mode
-        self.store = CheckpointStore(self.run_dir / "checkpoints", *keep)
-        folder = self.dist.on_main(self.store.find_last)
         if folder is not None:
             self._resume(folder)
         if self.dist.is_main:
@@ -359,6 +364,7 @@ class Trainer:
 
     def _export(self) -> None:
         """Writes model.safetensors (averaged), model_raw.safetensors and, last, done.json, from the last checkpoint."""
+        self.watchdog.beat(self.state.step, "export")
         self.strategy.release()
 
         def export() -> None:
@@ -381,12 +387,11 @@ class Trainer:
 
     def _hung(self, report: str) -> None:
         """In the watchdog's thread, right before the process ends."""
-        if hasattr(self, "state") and self.dist.is_main:
-            self.attempts.end("hung", self.state.step, report)
+        self._end_attempt("hung", report)
 
-    def _end_attempt(self, outcome: str, error: BaseException | None = None) -> None:
-        if self.dist.is_main:
-            reason = "" if error is None else f"{type(error).__name__}: {error}"
+    def _end_attempt(self, outcome: Outcome, reason: str = "") -> None:
+        """Of an attempt that the main process began; nothing otherwise."""
+        if int(os.environ.get("RANK", "0")) == 0:
             self.attempts.end(outcome, self.state.step, reason)
 
 

@@ -65,7 +65,7 @@ class ZeroStrategy(Strategy):
         self._trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self._engine, _ = self.distribution.accelerator.prepare(module, optimizer)
         self._zero = self._engine.optimizer
-        self._cut = self._engine.zero_optimization_stage() == 3
+        self._cut = self.ranks_meet_in_forward = self._engine.zero_optimization_stage() == 3
         return self._engine, self._zero
 
     def micro_step(self, last: bool) -> AbstractContextManager:

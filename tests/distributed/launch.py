@@ -1,13 +1,16 @@
-"""Starts the toy trainer in real processes that talk over gloo. The processes come from a fork server that has torch
-already imported, so that each start costs a tenth of a second."""
+"""Starts the toy trainer or a stage in real processes that talk over gloo. The processes come from a fork server that
+has torch already imported, so that each start costs a tenth of a second."""
 
 import multiprocessing
 import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch
 
 from adhmr.errors import AdhmrError
 from tests.training.toy import toy_trainer
@@ -20,11 +23,23 @@ SERVER.set_forkserver_preload(["tests.training.toy", "adhmr.training.zero", *LAT
 
 def start(run_dir: Path, world_size: int, settings: dict) -> list[BaseProcess]:
     """One process a rank, running `toy_trainer(run_dir, settings).fit()`."""
+    return _start(_toy, run_dir, world_size, settings)
+
+
+def train_stage(stage: dict, world_size: int) -> list[int]:
+    """Exit codes of a whole run of a training stage, as its file describes it."""
+    output = Path(stage["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    return wait(_start(_stage, output, world_size, stage), 300)
+
+
+def _start(work: Callable[[Path, dict], None], folder: Path, world_size: int, settings: dict) -> list[BaseProcess]:
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the fork server is started from it
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [SERVER.Process(target=_rank, args=(run_dir, settings, r, world_size, port)) for r in range(world_size)]
+    common = (work, folder, settings)
+    processes = [SERVER.Process(target=_rank, args=(*common, rank, world_size, port)) for rank in range(world_size)]
     for process in processes:
         process.start()
     return processes
@@ -46,15 +61,31 @@ def train(run_dir: Path, world_size: int, settings: dict) -> list[int]:
     return wait(start(run_dir, world_size, settings))
 
 
-def _rank(run_dir: Path, settings: dict, rank: int, world_size: int, port: int) -> None:
+def _toy(run_dir: Path, settings: dict) -> None:
+    toy_trainer(run_dir, settings).fit()
+
+
+def _stage(run_dir: Path, stage: dict) -> None:
+    from pydantic import TypeAdapter
+
+    from adhmr.config.stages import Stage
+    from adhmr.training.run import run_stage
+
+    run_stage(TypeAdapter(Stage).validate_python(stage))
+
+
+def _rank(
+    work: Callable[[Path, dict], None], run_dir: Path, settings: dict, rank: int, world_size: int, port: int
+) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)  # torch was imported before, by the fork server
     if world_size > 1:
         os.environ.update(
             RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
         )  # fmt: skip
     try:
-        toy_trainer(run_dir, settings).fit()
+        work(run_dir, settings)
     except AdhmrError as error:
         (Path(run_dir) / f"error-{rank}.txt").write_text(str(error))
         sys.exit(2)

@@ -38,6 +38,10 @@ class ScorerTransform:
         return item
 
 
+# A scorer reads no shape: these would wait for a gradient that never comes.
+SHAPE_PARTS = ("neck.betas.", "neck.betas_map.")
+
+
 class ScorerTask(Task):
     kind = "scorer"
 
@@ -49,6 +53,9 @@ class ScorerTask(Task):
             load_encoder_weights(self.model.encoder, config.encoder_weights)
         if config.freeze_encoder:
             leave_out(self.model, "encoder")  # its batch statistics, too, stay as they were trained
+        for name, parameter in self.model.encoder.named_parameters():
+            if name.startswith(SHAPE_PARTS):
+                parameter.requires_grad_(False)
         self.body = BodyModel(config.body)
         self.error_body = VertexSubset(self.body, config.metric_vertices) if config.metric_vertices else self.body
 
