@@ -41,18 +41,30 @@ class StagedFile:
     def __init__(self) -> None:
         self.header = b""
         self.memory = torch.empty(0, dtype=torch.uint8)
+        self._layout: list[tuple] | None = None  # name, type, shape and place of each tensor
+        self._places: list[Tensor] = []  # views of the memory, in the order of the tensors
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Starts copying all tensors; those from CUDA are there after `synchronize` of their devices."""
+        layout = [(name, tensor.dtype, tensor.shape, tensor.is_cuda) for name, tensor in tensors.items()]
+        if layout != self._layout:
+            self._lay_out(tensors)
+            self._layout = layout
+        if not tensors:
+            return
+        with torch.no_grad():
+            torch._foreach_copy_(self._places, list(tensors.values()), non_blocking=True)
+
+    def _lay_out(self, tensors: Mapping[str, Tensor]) -> None:
         self.header, offsets = header_of(tensors)
         size = max((end for _, end in offsets.values()), default=0)
         pinned = any(tensor.is_cuda for tensor in tensors.values())
-        if self.memory.numel() != size or self.memory.is_pinned() != pinned:
-            self.memory = torch.empty(0, dtype=torch.uint8)  # given back before the new one is taken
-            self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        for name, (begin, end) in offsets.items():
-            tensor = tensors[name].detach()
-            self.memory[begin:end].view(tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=True)
+        self._places = []
+        self.memory = torch.empty(0, dtype=torch.uint8)  # given back before the new one is taken
+        self.memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        for name, tensor in tensors.items():
+            begin, end = offsets[name]
+            self._places.append(self.memory[begin:end].view(tensor.dtype).view(tensor.shape))
 
     def write(self, path: Path) -> dict[str, Any]:
         """Writes and syncs the file; returns its size and SHA-256. Holds the interpreter's lock only between blocks."""
