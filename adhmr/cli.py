@@ -9,19 +9,8 @@ from typing import Any
 
 import click
 
+from adhmr.config.entry_points import STAGES
 from adhmr.errors import AdhmrError
-
-# stage name -> "module:function", imported only when that stage runs
-STAGES = {
-    "synth": "adhmr.data.synthetic.stage:run_stage",
-    "base": "adhmr.training.run:run_stage",
-    "scorer": "adhmr.training.run:run_stage",
-    "dpo": "adhmr.training.run:run_stage",
-    "generate": "adhmr.preference.generate:run_stage",
-    "clean": "adhmr.cleaning.clean:run_stage",
-    "evaluate": "adhmr.evaluation.evaluate:run_stage",
-    "report": "adhmr.evaluation.report:run_stage",
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -305,7 +294,7 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except AdhmrError as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
