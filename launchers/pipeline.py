@@ -48,7 +48,8 @@ class PlannedStage:
 
     def __init__(self, name: str, config: StageConfig, inputs: list[PlannedStage]):
         self.name, self.config, self.inputs = name, config, inputs
-        settings = config.model_dump(mode="json", exclude={"threads", "tracking"})  # these do not change a result
+        no_part = {"threads", "tracking", "resources"}  # these do not change a result
+        settings = config.model_dump(mode="json", exclude=no_part)
         content = [__version__, settings, [stage.fingerprint for stage in inputs]]
         self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
         self.record = Path(config.output) / "stage.json"

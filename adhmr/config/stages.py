@@ -22,6 +22,7 @@ from adhmr.config.data import (
 from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.protocol import ProtocolConfig
+from adhmr.config.resources import ResourcesConfig
 from adhmr.config.training import DistributedConfig, OptimConfig, ProfileConfig, TrackingConfig, TrainConfig
 
 
@@ -32,6 +33,15 @@ class StageConfig(StrictModel):
     seed: int = 0
     threads: int = Field(0, ge=0)  # CPU threads of tensor operations; 0 leaves torch's own choice
     body: Path | None = None  # a body file in SMPL's format; null: the open body of the package
+    resources: ResourcesConfig = ResourcesConfig()  # of its jobs on a cluster (adhmr submit); no part of the result
+
+    @model_validator(mode="after")
+    def _check_resources(self) -> StageConfig:
+        if self.resources.processes > 1 and not isinstance(self, TrainingStage):
+            raise ValueError("resources: nodes and tasks_per_node are for stages that train; this one is one process")
+        if self.resources.array is not None and not isinstance(self, GenerateStage):
+            raise ValueError("resources.array is for stage generate; no other shares its work among several jobs")
+        return self
 
 
 class SamplerConfig(StrictModel):

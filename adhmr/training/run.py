@@ -29,6 +29,7 @@ DATA_PLAN = ("workers", "period", "block", "window", "phases", "skip_ranges")
 NO_PART_OF_THE_RESULT = {
     "output": True,
     "threads": True,
+    "resources": True,
     "train": True,
     "optim": True,
     "tracking": True,
