@@ -15,7 +15,14 @@ from adhmr.errors import AdhmrError
 
 Outcome = Literal["finished", "left", "hung", "failed"]
 CLEAN = ("finished", "left")  # left: saved and asked to be started again
+EXIT_STALE = 86  # of a process whose run belongs to a newer attempt
 REASON_LENGTH = 300  # characters of a reason that are kept
+
+
+class NewerAttempt(AdhmrError):
+    """A later attempt of the run has begun: this process, back from a frozen node or a cut link, must write no more."""
+
+    exit_code = EXIT_STALE
 
 
 class Attempts:
@@ -63,11 +70,25 @@ class Attempts:
         return self._number
 
     def end(self, outcome: Outcome, step: int, reason: str = "") -> None:
-        """Notes how the attempt that was begun, if one was, ended after `step` steps of the run."""
-        if not self._number:
+        """Notes how the attempt that was begun, if one was, ended after `step` steps. A stale one writes nothing."""
+        if not self._number or self._newest() > self._number:
             return
         ended = {"event": "ended", "attempt": self._number, "step": step, "outcome": outcome}
         self._append({**ended, "reason": " ".join(reason.split())[:REASON_LENGTH]})
+
+    def check_newest(self) -> None:
+        """Raises NewerAttempt when a later attempt has begun."""
+        newest = self._newest()
+        if newest > self._number:
+            raise NewerAttempt(
+                f"{self._path}: attempt {newest} of this run has begun, this one is number {self._number}; it ends "
+                "here and leaves the folder to the other"
+            )
+
+    def _newest(self) -> int:
+        """Number of the newest attempt that has begun."""
+        lines = read_attempts(self._path.parent)
+        return max((line["attempt"] for line in lines if line["event"] == "begun"), default=0)
 
     def goodput(self, productive_seconds: float) -> float:
         """Share of the time since the first attempt began that was spent on steps that count."""

@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ class CheckpointStore:
     """The checkpoints of one run. Only the main process saves, finds and deletes; any process may load.
 
     keep_last: newest ones kept; keep_every: steps that are multiples of it are kept for ever; the best by best_metric
-    of the evaluations is kept too. Nothing is deleted before the next one is committed.
+    of the evaluations is kept too. Nothing is deleted before the next one is committed. before_commit: called when all
+    is written and nothing is renamed yet; by an exception it forbids the rest.
     """
 
     def __init__(
@@ -33,12 +35,15 @@ class CheckpointStore:
         keep_every: int | None = None,
         best_metric: str | None = None,
         best_mode: str = "min",
+        before_commit: Callable[[], None] = lambda: None,
     ):
         self.folder = Path(folder)
         self.keep_last, self.keep_every = keep_last, keep_every
         self.best_metric = best_metric
         self.best_sign = 1.0 if best_mode == "min" else -1.0
         self.failure: Exception | None = None  # of a write that went wrong and that nobody has waited for yet
+        self.seconds = 0.0  # of the longest save so far, writing included
+        self._before_commit = before_commit
         self._staged = StagedCheckpoint()
         self._writer: threading.Thread | None = None
 
@@ -125,8 +130,10 @@ class CheckpointStore:
 
     def _commit(self) -> None:
         """What the writing thread does; it leaves an exception in `failure`."""
+        began = time.monotonic()
         try:
-            self._staged.write(self.folder)
+            self._staged.write(self.folder, self._before_commit)
+            self.seconds = max(self.seconds, time.monotonic() - began)
             self._delete({folder for folder, reasons in self.kept().items() if not reasons})
             for leftover in (*self.folder.glob(".step-*.tmp"), *self.folder.glob(".step-*.deleted")):
                 shutil.rmtree(leftover, ignore_errors=True)

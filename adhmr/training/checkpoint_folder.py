@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ class StagedCheckpoint:
         }
         self._evaluation = dict(evaluation)
 
-    def write(self, parent: Path) -> Path:
-        """Commits step-* in `parent`, in place of one of the same step. Raises OSError; then nothing has changed."""
+    def write(self, parent: Path, before_commit: Callable[[], None] = lambda: None) -> Path:
+        """Commits step-* in `parent`, in place of one of the same step, unless `before_commit` raises.
+
+        Raises OSError; then nothing has changed.
+        """
         final = parent / f"step-{self.step:08d}"
         temporary = parent / f".{final.name}.tmp"
         replaced = parent / f".{final.name}.replaced"
@@ -76,11 +79,12 @@ class StagedCheckpoint:
             manifest = {"step": self.step, "written": time.time(), "evaluation": self._evaluation, "files": files}
             write_hashed(temporary / "manifest.json", json.dumps(manifest, indent=1).encode())
             sync_folder(temporary)
+            before_commit()
             if final.exists():  # the same step again, after a rewind; cut off here, `put_back` undoes it
                 os.rename(final, replaced)
             os.rename(temporary, final)
             sync_folder(parent)
-        except OSError:
+        except BaseException:
             put_back(parent)
             shutil.rmtree(temporary, ignore_errors=True)
             raise

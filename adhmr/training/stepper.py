@@ -16,6 +16,7 @@ from adhmr.errors import AdhmrError
 from adhmr.training.ema import WeightAverage
 from adhmr.training.flops import StepFlops
 from adhmr.training.guards import NonFiniteGuard
+from adhmr.training.profiler import StepProfiler
 from adhmr.training.run_state import RunState
 from adhmr.training.schedule import set_learning_rate
 from adhmr.training.strategy import Strategy
@@ -47,13 +48,14 @@ class Stepper:
         average: WeightAverage | None,
         guard: NonFiniteGuard,
         flops: StepFlops,
+        profiler: StepProfiler,
         watchdog: Watchdog,
         train: TrainConfig,
         optim: OptimConfig,
         seed: int,
     ):
         self.task, self.strategy, self.average = task, strategy, average
-        self.guard, self.flops, self.watchdog = guard, flops, watchdog
+        self.guard, self.flops, self.profiler, self.watchdog = guard, flops, profiler, watchdog
         self.train, self.optim, self.seed = train, optim, seed
 
     def __call__(self, stream: Iterator[Batch], sizes: BatchSizes, state: RunState) -> Step:
@@ -61,6 +63,7 @@ class Stepper:
 
         Raises AdhmrError: the stream ended, or too many steps in a row were skipped.
         """
+        self.profiler.step(state.step)
         started = time.perf_counter()
         distribution = self.strategy.distribution
         lr = set_learning_rate(self.strategy.optimizer, self.optim, self.train.steps, state.step)

@@ -88,7 +88,7 @@ def _rank(
         work(run_dir, settings)
     except AdhmrError as error:
         (Path(run_dir) / f"error-{rank}.txt").write_text(str(error))
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except Exception:
         traceback.print_exc()
         sys.exit(1)

@@ -1,19 +1,21 @@
 """Runs that meet what ends runs: spikes, hangs, crashes, full disks. In each the weights are those of a quiet run."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from adhmr.training.attempts import read_attempts
+from adhmr.training.attempts import EXIT_STALE, read_attempts
 from adhmr.training.checkpoint import step_folders
 from adhmr.training.signals import EXIT_REQUEUE
 from adhmr.training.tracking import read_metrics
-from tests.distributed.launch import train
-from tests.distributed.test_trainer_processes import assert_same_run, curve
+from tests.distributed.launch import start, train, wait
+from tests.distributed.test_trainer_processes import assert_same_run, await_step, curve
 from tests.training.toy import toy_trainer
 
 SETTINGS = {"train": {"steps": 40, "evaluate_every": 15}}
@@ -98,6 +100,26 @@ def test_crash_loop_is_refused_then_forgiven(tmp_path, quiet):
         assert "2 x failed: RuntimeError: broken at step 16" in message and "attempts.jsonl" in message
     assert train(tmp_path, 2, own) == [0, 0]
     assert_same_run(tmp_path, quiet)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_attempt_that_comes_back_writes_no_more(world_size, tmp_path):
+    """A node froze, the run was started again elsewhere, and then the node goes on."""
+    assert train(tmp_path / "quiet", world_size, SETTINGS) == [0] * world_size
+    frozen = start(tmp_path / "run", world_size, {**SETTINGS, "sleep": 0.02})
+    await_step(tmp_path / "run", 10)
+    for process in frozen:
+        os.kill(process.pid, signal.SIGSTOP)
+    assert train(tmp_path / "run", world_size, SETTINGS) == [0] * world_size
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    for process in frozen:
+        os.kill(process.pid, signal.SIGCONT)
+    codes = wait(frozen)
+    assert codes[0] == EXIT_STALE and 0 not in codes
+    assert "attempt 2 of this run has begun, this one is number 1" in (tmp_path / "run/error-0.txt").read_text()
+    after = {path: path.read_bytes() for path in before}
+    assert {path.name for path in before if after[path] != before[path]} <= {"rank-00000.json", "rank-00001.json"}
+    assert_same_run(tmp_path / "run", tmp_path / "quiet")
 
 
 # ------------------------------------------------------------------------------------------------ full disk

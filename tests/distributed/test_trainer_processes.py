@@ -67,7 +67,7 @@ def test_signal_saves_and_resume_is_exact(world_size, tmp_path, uninterrupted):
 
 def test_signal_to_all_processes(tmp_path, uninterrupted):
     processes = start(tmp_path, 2, {**SETTINGS, "sleep": 0.02})
-    _await_step(tmp_path, 5)
+    await_step(tmp_path, 5)
     for process in processes:
         os.kill(process.pid, signal.SIGUSR2)
     assert wait(processes) == [EXIT_REQUEUE] * 2
@@ -166,7 +166,7 @@ def _newest_step(run_dir: Path) -> int:
     return max((int(path.name[5:]) for path in run_dir.glob("checkpoints/step-*")), default=0)
 
 
-def _await_step(run_dir: Path, step: int) -> None:
+def await_step(run_dir: Path, step: int) -> None:
     until = time.monotonic() + PATIENCE
     while not any(line["step"] >= step for line in read_metrics(run_dir)):
         assert time.monotonic() < until, "the run makes no steps"

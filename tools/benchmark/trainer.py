@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from adhmr.config.stages import BaseStage
 from adhmr.config.training import TrackingConfig
 from adhmr.data.steps import BatchSizes
 from adhmr.diffusion.schedule import NUM_TIMESTEPS
+from adhmr.training.live_run import LiveRun
 from adhmr.training.tasks.base import BaseTask
 from adhmr.training.trainer import Trainer
 
@@ -125,20 +127,20 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-class TimedTrainer(Trainer):
+class TimedRun(LiveRun):
     """Times the training's pause for each checkpoint, and right after it a plain copy of the same tensors."""
 
-    def measure(self) -> "TimedTrainer":
+    def __init__(self, *arguments: object):
+        super().__init__(*arguments)
         self.pauses: list[float] = []
         self.copies: list[float] = []
         self.host: dict[str, Tensor] = {}
-        return self
 
-    def _save(self, wait: bool = False) -> None:
+    def save(self, wait: bool) -> None:
         self.store.wait()  # a pause for the write before it would be back-pressure
         synchronise()
         started = time.perf_counter()
-        super()._save(wait=False)
+        super().save(wait=False)
         self.pauses.append(time.perf_counter() - started)
         self.store.wait()  # the copy shall have the machine for itself, as the pause had
         live = {
@@ -165,17 +167,17 @@ class Benchmark:
         self.batch = random_batch(batch, self.config.model.crop_size)
         self.task = BaseTask(self.config)
 
-    def trainer(self, kind: type[Trainer], data: OneBatch, folder: str, **train: object) -> Trainer:
+    def trainer(self, data: OneBatch, folder: str, **train: object) -> Trainer:
         changed = self.config.train.model_copy(update={"log_every": 10**6, "save_every": 10**6, **train})
         task = copy.deepcopy(self.task)
         optim, distributed = self.config.optim, self.config.distributed
-        return kind(task, data, changed, optim, TrackingConfig(), distributed, self.folder / folder, seed=0)
+        return Trainer(task, data, changed, optim, TrackingConfig(), distributed, self.folder / folder, seed=0)
 
     def step(self, steps: int) -> dict[str, float]:
         """In turn with the bare loop's steps, so that a neighbour on the machine disturbs both alike."""
         bare = BareLoop(copy.deepcopy(self.task), self.config, self.batch, DEVICE)
         data = OneBatch(self.batch, bare)
-        self.trainer(Trainer, data, "steps", steps=WARM_UP + steps + 1).fit()
+        self.trainer(data, "steps", steps=WARM_UP + steps + 1).fit()
         ours, theirs = median(data.seconds[WARM_UP:]), median(data.baseline[WARM_UP:])
         ratios = [own / other for own, other in zip(data.seconds, data.baseline)][WARM_UP:]
         return {
@@ -188,8 +190,10 @@ class Benchmark:
     def checkpoint(self, saves: int) -> dict[str, float]:
         """The first save allocates its host memory: it is left out. The steps that are measured last write nothing."""
         data = OneBatch(self.batch, lambda: None)
-        run = self.trainer(TimedTrainer, data, "saves", steps=saves + 1, save_every=1).measure()
-        run.fit()
+        trainer = self.trainer(data, "saves", steps=saves + 1, save_every=1)
+        with mock.patch("adhmr.training.trainer.LiveRun", TimedRun):
+            trainer.fit()
+        run = trainer.run
         pause, copied = median(run.pauses[1:]), median(run.copies[1:])
         return {
             "gigabytes": round(sum(value.nbytes for value in run.host.values()) / 1e9, 3),
@@ -203,7 +207,7 @@ class Benchmark:
         figures = []
         for name, save_every in (("none", 10**6), ("every", 1)):
             data = OneBatch(self.batch, lambda: None)
-            self.trainer(Trainer, data, name, steps=WARM_UP + steps, save_every=save_every).fit()
+            self.trainer(data, name, steps=WARM_UP + steps, save_every=save_every).fit()
             figures.append(median(data.seconds[WARM_UP:]))
         plain, writing = figures
         return {"seconds": round(plain, 4), "saving_every_step_seconds": round(writing, 4)}
@@ -216,7 +220,7 @@ class Benchmark:
         for number in range(times):
             asked: list[float] = []
             data = OneBatch(self.batch, lambda asked=asked: asked.append(time.perf_counter()))
-            run = self.trainer(Trainer, data, "saves", steps=steps + 2 * (number + 1))
+            run = self.trainer(data, "saves", steps=steps + 2 * (number + 1))
             started = time.perf_counter()
             run.fit()
             seconds.append(asked[0] - started + data.seconds[0])
