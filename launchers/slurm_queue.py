@@ -14,8 +14,8 @@ from pathlib import Path
 from adhmr.errors import AdhmrError
 
 TIMEOUT = 60  # s for one command; a busy slurmctld answers late
-SQUEUE = "%F|%K|%T|%N|%V|%S|%j|%o|%r"
-SACCT = "JobID,State,NodeList,Submit,Start,JobName,ExitCode,WorkDir,SubmitLine"
+SQUEUE = "%F|%K|%T|%N|%V|%S|%e|%j|%o|%r"
+SACCT = "JobID,State,NodeList,Submit,Start,End,JobName,ExitCode,WorkDir,SubmitLine"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class JobRow:
     nodes: str  # as n[1-2]; "" before it has any
     submitted: float  # unix seconds; of a requeued job: of its requeue
     started: float | None  # unix seconds; of a pending job: the expected start
+    ended: float | None  # unix seconds; of a job that has not ended yet: when its time is over
     name: str
     scripts: tuple[str, ...]  # absolute paths, one of which is the batch script
     reason: str = ""  # why it is pending, or how it ended
@@ -132,7 +133,7 @@ def _squeue(names: Sequence[str]) -> list[JobRow]:
         raise
     rows = []
     for line in lines:
-        job, task, state, nodes, submitted, started, name, script, reason = line.split("|", 8)
+        job, task, state, nodes, submitted, started, ended, name, script, reason = line.split("|", 9)
         rows.append(
             JobRow(
                 job=job,
@@ -141,6 +142,7 @@ def _squeue(names: Sequence[str]) -> list[JobRow]:
                 nodes=nodes,
                 submitted=_seconds(submitted) or 0.0,
                 started=_seconds(started),
+                ended=_seconds(ended),
                 name=name,
                 scripts=_paths(script, "/"),
                 reason="" if reason == "None" else reason,
@@ -154,7 +156,7 @@ def _sacct(names: Sequence[str]) -> list[JobRow]:
     words = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(names)}")
     rows = []
     for line in _output((*words, f"--format={SACCT}")).splitlines():
-        job, state, nodes, submitted, started, name, code, folder, submit_line = line.split("|", 8)
+        job, state, nodes, submitted, started, ended, name, code, folder, submit_line = line.split("|", 9)
         number, _, task = job.partition("_")
         rows.extend(
             JobRow(
@@ -164,6 +166,7 @@ def _sacct(names: Sequence[str]) -> list[JobRow]:
                 nodes="" if nodes == "None assigned" else nodes,
                 submitted=_seconds(submitted) or 0.0,
                 started=_seconds(started),
+                ended=_seconds(ended),
                 name=name,
                 scripts=_paths(submit_line, folder),
                 reason=f"exit code {code}",  # code:signal
