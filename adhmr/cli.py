@@ -56,11 +56,21 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
 @cli.command()
 @click.argument("pipeline_file", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
-def pipeline(pipeline_file: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--cluster", metavar="NAME", help="Submit the stages there, a profile of configs/clusters or a file.")
+@click.option("--dry-run", is_flag=True, help="Say what would be run or submitted, and stop.")
+@click.option(
+    "--accept-code",
+    multiple=True,
+    metavar="STAGE|all",
+    help="Results of STAGE count although another version of the code made them; repeatable.",
+)
+def pipeline(
+    pipeline_file: Path, overrides: tuple[str, ...], cluster: str | None, dry_run: bool, accept_code: tuple[str, ...]
+) -> None:
     """Run a chain of stages: adhmr pipeline PIPE.yaml [stage.a.b=c ...]. A rerun continues."""
     from launchers.pipeline import run_pipeline
 
-    run_pipeline(pipeline_file, list(overrides))
+    run_pipeline(pipeline_file, list(overrides), cluster=cluster, dry_run=dry_run, accept_code=accept_code)
 
 
 @cli.command()

@@ -7,11 +7,13 @@ import pytest
 import yaml
 
 from adhmr.errors import AdhmrError
-from launchers import pipeline
-from launchers.pipeline import plan_pipeline, run_pipeline
+from launchers import pipeline_local
+from launchers.pipeline import run_pipeline
+from launchers.pipeline_plan import plan_pipeline
 
 SYNTH = {"stage": "synth", "output": "x", "sets": [{"name": "synth-studio", "count": 5}]}
-REPORT = {"stage": "report", "output": "x", "title": "t", "evaluation": "e", "data": "d", "crop": {}, "pictures": 3}
+REPORT = {"stage": "report", "output": "x", "title": "t", "crop": {}, "pictures": 3}
+READ = ("evaluation", "data")  # folders that are there
 
 
 def stage(name: str, config: str = "report.yaml", **more) -> dict:
@@ -30,7 +32,7 @@ CHAIN = [
 def write(tmp_path):
     def write(stages=CHAIN, **more) -> Path:
         (tmp_path / "synth.yaml").write_text(yaml.safe_dump(SYNTH))
-        (tmp_path / "report.yaml").write_text(yaml.safe_dump(REPORT))
+        (tmp_path / "report.yaml").write_text(yaml.safe_dump(REPORT | {key: str(tmp_path) for key in READ}))
         file = tmp_path / "chain.yaml"
         file.write_text(yaml.safe_dump({"name": "chain", "output": str(tmp_path / "out"), "stages": stages, **more}))
         return file
@@ -45,7 +47,7 @@ class Recorder:
         self.ran: list[str] = []
         self.codes: dict[str, int] = {}
 
-    def __call__(self, config: Path) -> int:
+    def __call__(self, config: Path, lock: int) -> int:
         self.ran.append(config.parent.name)
         assert yaml.safe_load(config.read_text())["output"] == str(config.parent)
         with (config.parent / "result").open("a") as file:
@@ -60,7 +62,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(pipeline, "_run_stage", recorder)
+    monkeypatch.setattr(pipeline_local, "_run_stage", recorder)
     return recorder
 
 
@@ -111,7 +113,9 @@ def test_a_change_sets_aside_and_runs_what_depends_on_it(write, recorder, tmp_pa
     recorder.take()
     run_pipeline(write(), ["left.pictures=1"])
     assert recorder.take() == ["left", "end"]
-    assert "left: its configuration or inputs changed" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "left: pictures changed; the old result is in" in printed
+    assert "end: a stage that it reads changed; the old result is in" in printed
     out = tmp_path / "out"
     for name in ("left", "end"):  # never mixed: each result is of one run
         assert (out / name / "result").read_text() == (out / f"{name}.previous" / "result").read_text() == "made\n"
