@@ -1,4 +1,4 @@
-"""Asked to stop: signals, the time limit and the job's end become one flag, read where work may be left (a step, a batch).
+"""Asked to stop: signals, the time limit and the job's end become one flag, read where work can be left.
 
 Nothing is saved here: a handler only notes the signal, for it may run in the middle of any statement.
 """

@@ -14,8 +14,10 @@ def claim_folder(folder: Path, name: str, request: dict[str, Any]) -> None:
     Raises AdhmrError for a folder of another request, and for one with shards that no request owns.
     """
     path = folder / name
+    # Shards first: another worker of this very request writes the claim before any shard, perhaps right now.
+    has_shards = folder.exists() and any(folder.glob("*.tar"))
     if not path.exists():
-        if folder.exists() and any(folder.glob("*.tar")):
+        if has_shards:
             raise AdhmrError(f"{folder}: holds shards of another data set; choose another folder")
         write_atomically(path, json.dumps(request, indent=1) + "\n")
         return

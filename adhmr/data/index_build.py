@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from adhmr.atomic_file import sync_folder, write_atomically
+from adhmr.atomic_file import sync_folder, temporary_beside, write_atomically
 from adhmr.data.index import INDEX_NAME, INDEX_VERSION, KEYS_NAME, SAMPLES_NAME, canonical_json
 from adhmr.data.schema import SCHEMA_VERSION
 from adhmr.data.shard_index import (
@@ -96,7 +96,7 @@ def _join(folder: Path, shards: Sequence[ShardIndex], source: str, split: str, l
         "tables": tables,
     }
     # Temporary files that are still here belong to killed writers: all shards are present.
-    for leftover in folder.glob(".*.tar.*.tmp"):
+    for leftover in folder.glob(".*.tmp"):
         leftover.unlink(missing_ok=True)
     write_atomically(folder / INDEX_NAME, canonical_json(document))
     return folder / INDEX_NAME
@@ -169,7 +169,7 @@ class _Hashed:
 @contextmanager
 def _npy_file(path: Path, dtype: np.dtype, length: int) -> Iterator[_Hashed]:
     """An .npy file of shape (length,) whose elements the caller writes; it appears by rename on leaving."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
             hashed = _Hashed(file)

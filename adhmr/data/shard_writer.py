@@ -3,10 +3,10 @@
 How an existing tar is scanned is in shard_index.py; what makes a folder of shards a data set is in index_build.py.
 """
 
+import contextlib
 import hashlib
 import os
 import re
-import socket
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from adhmr.atomic_file import sync_folder, write_atomically
+from adhmr.atomic_file import sync_folder, temporary_beside, write_atomically
 from adhmr.data.index import canonical_json
 from adhmr.data.index_build import list_shards, shard_index, write_index
 from adhmr.data.schema import encode_record
-from adhmr.data.shard_index import BLOCK, ShardIndexBuilder, sidecar_path
+from adhmr.data.shard_index import BLOCK, ShardIndex, ShardIndexBuilder, sidecar_path
 from adhmr.errors import AdhmrError
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -57,8 +57,7 @@ class _HashedFile:
 
     def __init__(self, path: Path):
         self.path = path
-        # The host and process are in the name because two workers may, after a lost lease, write the same shard.
-        self.temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+        self.temporary = temporary_beside(path)  # two workers may, after a lost lease, write the same shard
         self.file = open(self.temporary, "wb")  # noqa: SIM115 (closed by sync or abandon)
         self.sha256 = hashlib.sha256()
         self.size = 0
@@ -81,12 +80,16 @@ class _HashedFile:
         sync_folder(self.path.parent)
 
     def abandon(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):
+            self.file.close()  # writes what is buffered: on a full disk it fails once more
         self.temporary.unlink(missing_ok=True)
 
 
-class _OpenShard:
-    """One shard being written."""
+class OpenShard:
+    """One shard being written; it appears under `path`, with its sidecar, by `finish`.
+
+    Same samples, same bytes. Whoever does not get to `finish` must `abandon` it. The folder must be there.
+    """
 
     def __init__(self, path: Path):
         self.output = _HashedFile(path)
@@ -95,6 +98,7 @@ class _OpenShard:
         self.keys: set[str] = set()
 
     def add(self, sample: ShardSample) -> None:
+        """Raises AdhmrError for a bad key, extension or record."""
         members = sample.members()
         if sample.key in self.keys:
             raise AdhmrError(f"{self.output.path}: sample key {sample.key} comes twice; keys must be unique")
@@ -114,13 +118,15 @@ class _OpenShard:
             gap = bytes(padding)
         self.index.append(sample.key, ranges, checksum)
 
-    def finish(self) -> None:
+    def finish(self) -> ShardIndex:
+        """What the shard holds, once it is there."""
         self.tar.close()
         path = self.output.path
         self.output.sync()
         index = self.index.finish(path.name, self.output.size, self.output.sha256.hexdigest())
         write_atomically(sidecar_path(path), index.encode())  # first: a shard that is there has its sidecar
         self.output.appear()
+        return index
 
     def abandon(self) -> None:
         self.output.abandon()
@@ -150,7 +156,7 @@ def write_shard(path: str | Path, samples: Iterable[ShardSample]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    shard = _OpenShard(path)
+    shard = OpenShard(path)
     try:
         for sample in samples:
             shard.add(sample)
@@ -177,7 +183,7 @@ class ShardWriter:
         self.description = {"source": source, "split": split, "licence": licence}
         self.samples_per_shard = samples_per_shard
         self._finished = _finished_counts(self.folder)  # samples in each whole shard
-        self._open: _OpenShard | None = None
+        self._open: OpenShard | None = None
 
     @property
     def completed_samples(self) -> int:
@@ -194,7 +200,7 @@ class ShardWriter:
     ) -> None:
         """Add one sample; raises AdhmrError for a bad key, extension or record."""
         if self._open is None:
-            self._open = _OpenShard(self.folder / shard_name(len(self._finished)))
+            self._open = OpenShard(self.folder / shard_name(len(self._finished)))
         self._open.add(ShardSample(key, image, record, provenance, extras or {}))
         if len(self._open.keys) == self.samples_per_shard:
             self._close_shard()
