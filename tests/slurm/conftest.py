@@ -1,0 +1,75 @@
+"""A running Slurm cluster for a session of tests: four nodes on this machine, each with a network of its own where
+that is allowed. Skips with the reason where there can be none. SLURM_LOCAL_DIR and _PORT choose its place."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.slurm.local_cluster import SCRIPT, LocalCluster
+
+NODES = 4
+PLACES = [(Path(f"/tmp/adhmr-slurm-{number}"), 21000 + 500 * number) for number in range(8)]
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
+    if os.geteuid():
+        pytest.skip("a Slurm cluster on this machine needs root")
+    if not (_installed() or _install()):
+        pytest.skip("Slurm's packages are not installed: bash tools/setup.sh --with-slurm")
+    directory, port, lock = _free_place()
+    cluster = LocalCluster(directory, port, NODES, _networks_allowed())
+    with lock, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SLURM_CONF", str(directory / "slurm.conf"))
+        cluster.command("stop")  # what a session that was killed left
+        cluster.command("start")
+        try:
+            yield cluster
+        finally:
+            cluster.command("stop")
+            shutil.rmtree(directory)
+
+
+@pytest.fixture
+def healthy(cluster) -> Iterator[LocalCluster]:
+    """The cluster, made whole again after a test that breaks it."""
+    yield cluster
+    cluster.heal()
+
+
+def _installed() -> bool:
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    return all(
+        shutil.which(name, path=path)
+        for name in ("slurmctld", "slurmd", "srun", "munged", "slurmdbd", "mariadbd", "ip")
+    )
+
+
+def _install() -> bool:
+    return subprocess.run(["bash", str(SCRIPT), "install"], capture_output=True).returncode == 0
+
+
+def _free_place() -> tuple[Path, int, IO[str]]:
+    """A directory and ports that no other session of tests has."""
+    chosen = os.environ.get("SLURM_LOCAL_DIR")
+    places = [(Path(chosen), int(os.environ.get("SLURM_LOCAL_PORT", "17000")))] if chosen else PLACES
+    for directory, port in places:
+        lock = open(f"{directory}.lock", "w")  # held for the session
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        return directory, port, lock
+    pytest.fail(f"other tests hold {', '.join(str(directory) for directory, _ in places)}")
+
+
+def _networks_allowed() -> bool:
+    probe = "ip link add adhmr0 type bridge && ip link delete adhmr0 && ip netns add adhmr0 && ip netns delete adhmr0"
+    return subprocess.run(["sh", "-c", probe], capture_output=True).returncode == 0
