@@ -37,7 +37,7 @@ FOREMOST: tuple[State, ...] = (
 
 
 def decide(files: RunFiles, answer: Answer | None) -> Verdict:
-    """answer: None for a run that Slurm does not have: local, or of an older kind."""
+    """answer: of Slurm on the run's job; None for a run without one."""
     if files.done:
         return "done", ""
     if answer is None:
@@ -169,28 +169,27 @@ def _without_squeue(files: RunFiles, answer: Answer) -> Verdict:
 
 def _not_in_slurm(files: RunFiles, note: str, answer: Answer) -> Verdict:
     last = files.last_end or {}
-    job = files.job or {}
     if last.get("decision") == "stop":
         return ("cancelled", "") if files.cancelled else ("failed", last.get("reason", ""))
     if _alive_in_job(files):
         return "running", "; ".join(filter(None, ("by its heartbeats; squeue does not know the job", note)))
-    if time.time() - job.get("submitted", 0) < UNSETTLED:
-        return "unknown", f"Slurm does not know job {job.get('job_id')} yet"
+    if time.time() - files.job.submitted < UNSETTLED:
+        return "unknown", f"Slurm does not know job {files.job.job_id} yet"
     if files.cancelled:
         return "cancelled", ""
-    gone = note or f"Slurm knows no job {job.get('job_id')}: forgotten, or of another cluster (SLURM_CONF)"
+    gone = note or f"Slurm knows no job {files.job.job_id}: forgotten, or of another cluster (SLURM_CONF)"
     return "unknown", "; ".join(filter(None, (gone, answer.problem)))
 
 
 def _mine(files: RunFiles, rows: tuple[JobRow, ...]) -> tuple[list[JobRow], list[JobRow]]:
     """The rows of this very run, and others: a cluster that was set up anew gives the same numbers again."""
-    job = files.job or {}
+    job = files.job
     folder = os.path.realpath(files.folder)
     mine = []
     for row in rows:
         elsewhere = row.scripts and not any(script.startswith(f"{folder}{os.sep}") for script in row.scripts)
-        unnamed = not row.scripts and job.get("name") not in (None, row.name)
-        if not elsewhere and not unnamed and row.submitted >= job.get("submitted", 0) - CLOCKS:
+        unnamed = not row.scripts and job.name != row.name
+        if not elsewhere and not unnamed and row.submitted >= job.submitted - CLOCKS:
             mine.append(row)
     return mine, [row for row in rows if row not in mine]
 
@@ -225,8 +224,7 @@ def _started_before(files: RunFiles, row: JobRow) -> bool:
 
 def _alive_in_job(files: RunFiles) -> bool:
     begun = files.begun or {}
-    submitted = (files.job or {}).get("submitted", 0)
-    return files.life == "alive" and begun.get("time", 0) >= submitted - CLOCKS
+    return files.life == "alive" and begun.get("time", 0) >= files.job.submitted - CLOCKS
 
 
 def _duration(seconds: float) -> str:

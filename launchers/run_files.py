@@ -18,6 +18,7 @@ import yaml
 from adhmr.training.attempts import read_attempts
 from adhmr.training.heartbeats import Heartbeat, read_heartbeats
 from adhmr.training.tracking import read_metrics
+from launchers.launch_folder import JobRecord, LaunchFolder
 from launchers.stage_record import StageRecord, read_record
 
 # A live process writes its heartbeat every 5 s, and a network file system may show it a minute late.
@@ -34,7 +35,7 @@ class RunFiles:
     folder: Path
     config: dict[str, Any]  # RUN/config.yaml, unchecked; {} when there is none
     record: StageRecord | None  # RUN/stage.json
-    job: dict[str, Any] | None  # RUN/launch/job.json
+    job: JobRecord | None  # RUN/launch/job.json
     cancelled: bool  # `adhmr cancel` was called
     events: list[dict[str, Any]]  # of this job, oldest first
     attempts: list[dict[str, Any]]
@@ -48,7 +49,7 @@ class RunFiles:
     def done(self) -> bool:
         """Whoever launched the stage has noted its end, and nothing was changed since."""
         if self.record is not None:
-            wanted = (self.job or {}).get("fingerprint")
+            wanted = self.job and self.job.fingerprint
             return self.record.state == "done" and wanted in (None, self.record.fingerprint)
         return bool(self.events) and self.events[-1].get("decision") == "done"
 
@@ -78,10 +79,11 @@ class RunFiles:
 
 
 def read_run(folder: Path) -> RunFiles:
-    job = _json(folder / "launch" / "job.json")
-    events = [line for line in _lines(folder / "launch" / "events.jsonl") if "event" in line]
-    if job is not None:
-        events = [event for event in events if event.get("time", 0) >= job.get("submitted", 0)]
+    launch = LaunchFolder(folder)
+    job = launch.job()
+    events = launch.all_events()
+    if job is not None:  # without those of former submissions
+        events = [event for event in events if str(event.get("job")).split("_")[0] == job.job_id]
     attempts = read_attempts(folder)
     config = _config(folder / "config.yaml")
     finished = _json(folder / "done.json")
@@ -93,7 +95,7 @@ def read_run(folder: Path) -> RunFiles:
         config=config,
         record=read_record(folder),
         job=job,
-        cancelled=(folder / "launch" / "cancelled").exists(),
+        cancelled=launch.cancelled_file.exists(),
         events=events,
         attempts=attempts,
         metrics=read_metrics(folder),
@@ -170,16 +172,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue  # torn by a kill
-    return [line for line in lines if isinstance(line, dict)]
 
 
 def _config(path: Path) -> dict[str, Any]:
