@@ -45,6 +45,8 @@ class Distribution:
         handlers = [InitProcessGroupKwargs(backend="gloo" if on_cpu else "nccl", timeout=timeout)]
         plugin = None
         if zero:
+            if on_cpu:
+                os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found none
             from adhmr.training.zero import deepspeed_plugin  # DeepSpeed takes seconds to import
 
             plugin = deepspeed_plugin(config, clip_norm)

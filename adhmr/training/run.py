@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from pydantic import ValidationError
@@ -94,5 +95,5 @@ def run_stage(config: TrainingStage) -> None:
         profile=config.profile,
     )
     metrics = trainer.fit()
-    for name, value in metrics.items():
+    for name, value in metrics.items() if int(os.environ.get("RANK", "0")) == 0 else ():
         print(f"{config.output}: {name} {value:.1f}", flush=True)

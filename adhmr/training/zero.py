@@ -5,6 +5,7 @@ between uses a parameter is empty and `ds_tensor` holds this rank's part of it, 
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -31,6 +32,7 @@ BUCKET = 50_000_000  # elements in one message of gradients or weights
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state of the shape of the parameter; "step" is one number
 
 logger.setLevel(logging.WARNING)  # DeepSpeed prints its whole configuration otherwise
+warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)  # DeepSpeed's calls, in each step
 
 
 def deepspeed_plugin(config: DistributedConfig, clip_norm: float | None) -> DeepSpeedPlugin:
