@@ -109,7 +109,7 @@ def read_run(folder: Path) -> RunFiles:
 def _life(
     folder: Path, attempts: list[dict[str, Any]], heartbeats: dict[int, tuple[Heartbeat, float]], silence: float
 ) -> Life:
-    if _processes_here(folder / "config.yaml"):
+    if _processes_with(folder / "config.yaml"):
         return "alive"
     begun = next((line for line in reversed(attempts) if line["event"] == "begun"), None)
     if begun is None:
@@ -148,8 +148,15 @@ def _lives_since(pid: int, begun: float) -> bool:
     return fields[0] not in "ZX" and started < begun + 5
 
 
-def _processes_here(config: Path) -> list[int]:
-    """Processes on this machine that run this very configuration: `adhmr run RUN/config.yaml`."""
+def processes_of(folder: Path) -> list[int]:
+    """On this machine: what runs as `adhmr run FOLDER/config.yaml`, and the latest attempt's main process."""
+    begun = next((line for line in reversed(read_attempts(folder)) if line["event"] == "begun"), None)
+    here = begun is not None and begun["host"] == socket.gethostname()
+    main = [begun["pid"]] if here and _lives_since(begun["pid"], begun["time"]) else []
+    return sorted({*main, *_processes_with(folder / "config.yaml")})
+
+
+def _processes_with(config: Path) -> list[int]:
     found = []
     wanted = os.path.realpath(config)
     for entry in Path("/proc").glob("[0-9]*"):
