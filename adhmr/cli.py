@@ -74,6 +74,44 @@ def pipeline(
 
 
 @cli.command()
+@click.argument("runs", nargs=-1, metavar="[RUN...]", type=click.Path(path_type=Path))
+@click.option("--watch", is_flag=True, help="Draw it again every few seconds.")
+@click.option("--every", default=5.0, show_default=True, type=click.FloatRange(1), help="Seconds of --watch.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: a list of objects.")
+def status(runs: tuple[Path, ...], watch: bool, every: float, as_json: bool) -> None:
+    """State, step, loss, rate, ETA, nodes and restarts of runs and pipelines (default: all below this folder)."""
+    from launchers.status_table import show_status
+
+    show_status(runs or (Path("."),), every if watch else None, as_json)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--rank", default=0, show_default=True, type=click.IntRange(0), help="Which process of the run.")
+@click.option("--worker", type=click.IntRange(0), help="Which worker of an array (default: 0).")
+@click.option("--batch", is_flag=True, help="The batch script's own log instead.")
+@click.option("--attempt", type=click.IntRange(0), help="Which attempt; 0: all (default: the latest).")
+@click.option("--follow", is_flag=True, help="Go on with what is written, until Ctrl-C.")
+def logs(run_folder: Path, rank: int, worker: int | None, batch: bool, attempt: int | None, follow: bool) -> None:
+    """What a submitted run has printed."""
+    from launchers.logs import lines_of, log_file
+
+    for text in lines_of(log_file(run_folder, rank, worker, batch), attempt, follow):
+        click.echo(text, nl=False)
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--grace", default=180.0, show_default=True, type=click.FloatRange(0), help="Seconds to save and end in.")
+def cancel(runs: tuple[Path, ...], grace: float) -> None:
+    """Ask runs, or all of a pipeline's folder, to save and end; those that do not within --grace are ended."""
+    from launchers.cancel import cancel
+    from launchers.run_status import find_runs
+
+    cancel([run for folder in runs for run in find_runs(folder)], grace, click.echo)
+
+
+@cli.command()
 @click.argument("body_file", type=click.Path(path_type=Path))
 def body(body_file: Path) -> None:
     """Check a body file in SMPL's or SMPL-X's format (.npz or .pkl) and say what it holds."""
