@@ -55,8 +55,8 @@ class PipelineConfig(StrictModel):
     def _check_rounds(self) -> PipelineConfig:
         inside = [number for number, stage in enumerate(self.stages) if stage.each_round]
         if bool(inside) != (self.rounds is not None):
-            there, missing = ("each_round: true", "rounds") if inside else ("rounds", "a stage with each_round: true")
-            raise ValueError(f"there is {there} but no {missing}")
+            there, missing = ("each_round: true", "rounds") if inside else ("rounds", "stage with each_round: true")
+            raise ValueError(f"there is {there}, but no {missing}")
         if inside and inside != list(range(inside[0], inside[-1] + 1)):
             raise ValueError("the stages with each_round: true must stand together in the file")
         names = {self.stages[number].name for number in inside}
