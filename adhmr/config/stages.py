@@ -170,6 +170,13 @@ class GenerateSet(StrictModel):
     limit: int | None = None  # at most so many of them
 
 
+class LedgerConfig(StrictModel):
+    """How workers share the units of a stage. No result depends on it."""
+
+    lease_seconds: float = Field(120.0, ge=1)  # without a sign of life, before others take over a worker's unit
+    attempts: int = Field(3, gt=0)  # that may end in an error before a unit is given up
+
+
 class GenerateStage(HypothesesStage):
     """Sample hypotheses, rank them, pair them, write preference shards (paper section 4.3)."""
 
@@ -183,14 +190,25 @@ class GenerateStage(HypothesesStage):
     margin: float = 0.0  # smallest difference of the ranking value within a pair (raw score, metres, or pixels)
     features: bool = True  # store the frozen encoder's features beside the pairs
     images_per_batch: int = 16
-    unit: int = 250  # images a work unit: one shard of output
+    unit: int = Field(250, gt=0)  # images a work unit: one shard of output
     precision: Literal["fp32", "bf16"] = "fp32"
+    ledger: LedgerConfig = LedgerConfig()
 
     @model_validator(mode="after")
     def _check_hypotheses(self) -> GenerateStage:
         ranked = {ranking for chosen in self.sets for ranking in chosen.rankings} - {"truth"}
         if ranked and self.hypotheses < 2:
             raise ValueError(f"hypotheses is 1, but ranking {min(ranked)} compares two; only truth does with one")
+        if "scorer" in ranked and self.scorer is None:
+            raise ValueError("ranking scorer needs a reward model: set scorer to its weights")
+        return self
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> GenerateStage:
+        folders = [f"{folder_name(chosen.path)}-{name}" for chosen in self.sets for name in chosen.rankings]
+        repeated = sorted({name for name in folders if folders.count(name) > 1})
+        if repeated:
+            raise ValueError(f"sets: two make the folder {repeated[0]}; give one of the source folders another name")
         return self
 
 

@@ -1,11 +1,12 @@
-"""The generation worker (paper section 4.3): sample M hypotheses an image, rank them, write preference shards, unit by
-unit. A unit is one output shard; a unit whose shards exist is skipped, so an interrupted run continues."""
+"""The generation of preferences (paper section 4.3): sample M hypotheses an image, rank them, pair them. What becomes
+of the samples is in preference_set.py, how workers share the work in worker.py."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,12 +16,10 @@ from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.root_depth import estimate_root_depth
-from adhmr.config.stages import GenerateSet, GenerateStage
-from adhmr.data.claim import claim_folder
-from adhmr.data.index_build import write_index
+from adhmr.config.stages import GenerateStage
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
-from adhmr.data.shard_writer import ShardSample, shard_name, write_shard
+from adhmr.data.shard_writer import ShardSample
 from adhmr.data.stream import Batch, collate
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
@@ -28,21 +27,24 @@ from adhmr.models.weights import load_model, weights_hash
 from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, pose_hypotheses, sample_hypotheses
 from adhmr.preference.mesh_errors import errors_of_hypotheses
 from adhmr.preference.pairing import make_pairs, pair_records, truth_record
+from adhmr.preference.preference_set import PreferenceSet
+from adhmr.preference.progress import LEDGERS, PLAN_NAME, WORKERS
 from adhmr.preference.rankings import RANKINGS, RankingContext
 from adhmr.preference.records import encode_array, encoder_hash, features_to_array
-from adhmr.progress import track
+from adhmr.preference.worker import Presence, Worker, writing
+from adhmr.signals import StopRequest
 
 JPEG_QUALITY = 95
 BY_LABEL = {"error", "truth"}  # rankings that need exact labels
-REQUEST_NAME = "generation.json"  # what the shards of a folder depend on
+STOP_MARGIN = 30.0  # seconds before the job's end to leave, when no signal came: the length of a batch
 
 
 class Generator:
-    """Models and settings of one generation run; `unit` makes the samples of one output shard for every ranking."""
+    """Models and settings of one generation run; `batches` makes the samples of a unit for every ranking."""
 
     def __init__(self, config: GenerateStage):
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _own_device()
         self.base = load_model(config.base, "base").to(self.device)
         self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
         if self.base.config.crop_size != config.crop.size:
@@ -62,14 +64,15 @@ class Generator:
             "ik": config.ik,
         }
 
-    def unit(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
-        """The preference samples of some rows of a data set, by ranking."""
-        samples: dict[str, list[ShardSample]] = {ranking: [] for ranking in rankings}
+    def batches(self, reader: ShardReader, rows: range, rankings: list[str]) -> Iterator[dict[str, list[ShardSample]]]:
+        """The preference samples of some rows of a data set, by ranking, batch by batch."""
         for start in range(0, len(rows), self.config.images_per_batch):
-            batch = rows[start : start + self.config.images_per_batch]
-            for ranking, made in self._batch(reader, batch, rankings).items():
-                samples[ranking] += made
-        return samples
+            yield self._batch(reader, rows[start : start + self.config.images_per_batch], rankings)
+
+    def check_device(self) -> None:
+        """Raises when an error of the device has ended its use by this process: CUDA's stay until the process ends."""
+        if self.device.type == "cuda":
+            torch.zeros(1, device=self.device).item()
 
     @torch.no_grad()
     def _batch(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
@@ -139,6 +142,15 @@ class Generator:
         return hypotheses._replace(rotations=rotations)
 
 
+def _own_device() -> torch.device:
+    """The GPU of this process's number on its node, where a launcher gave it one (LOCAL_RANK); else the first."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()  # a launcher may hide the others
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
 def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
@@ -151,54 +163,20 @@ def _in_crop(record: np.void, item: dict, size: int) -> np.void:
     return moved
 
 
-def pending_units(folders: list[Path], rows: range, unit: int) -> Iterator[tuple[int, range]]:
-    """(shard number, rows) of the units that lack a shard in one of the folders."""
-    for number, start in enumerate(range(0, len(rows), unit)):
-        if not all((folder / shard_name(number)).exists() for folder in folders):
-            yield number, rows[start : start + unit]
-
-
-def pair_statistics(folder: Path) -> dict[str, float]:
-    """Counts and means over all pairs of a preference folder; errors in millimetres where they are known."""
-    reader = ShardReader(folder)
-    pairs = np.concatenate([reader.read(row).extras["pairs.npy"] for row in range(len(reader))])
-    figures = {"images": len(reader), "pairs": len(pairs)}
-    for side in ("winner", "loser"):
-        figures[f"{side}_value"] = float(pairs[f"{side}_value"].mean())
-        if not np.isnan(pairs[f"{side}_error"]).any():
-            figures[f"{side}_pve_mm"] = float(1000 * pairs[f"{side}_error"].mean())
-    if "winner_pve_mm" in figures:
-        figures["right_order"] = float((pairs["winner_error"] < pairs["loser_error"]).mean())
-    return figures
-
-
-def generate_set(generator: Generator, chosen: GenerateSet, output: Path) -> None:
-    """Preference folders of one data set, one a ranking: output/<set>-<ranking>/.
-
-    Raises:
-        AdhmrError: a folder holds shards that were made with other models or settings.
-    """
-    reader = ShardReader(chosen.path)
-    folders = [output / f"{reader.name}-{ranking}" for ranking in chosen.rankings]
-    rows = range(0, len(reader), chosen.stride)[: chosen.limit]
-    settings = generator.config.model_dump(mode="json", include={"crop", "features", "unit", "precision"})
-    for folder in folders:
-        which = {"data": reader.index.fingerprint, "images": len(rows), "stride": chosen.stride}
-        claim_folder(folder, REQUEST_NAME, {**generator.provenance, **settings, **which})
-    units = list(pending_units(folders, rows, generator.config.unit))
-    for number, part in track(units, f"preferences {reader.name}", "units"):
-        samples = generator.unit(reader, part, chosen.rankings)
-        for folder, ranking in zip(folders, chosen.rankings):
-            write_shard(folder / shard_name(number), samples[ranking])
-    for folder, ranking in zip(folders, chosen.rankings):
-        source = f"preferences of {reader.index.source} ranked by {ranking}"
-        write_index(folder, source=source, split=reader.index.split, licence=reader.index.licence)
-        figures = pair_statistics(folder)
-        write_atomically(folder / "statistics.json", json.dumps(figures, indent=1))
-        print(f"{folder.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+def generate(generator: Generator, stop: StopRequest) -> None:
+    """Be one of the workers on the output of a stage, until all is done or `stop` says to leave."""
+    config = generator.config
+    worker = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+    sets = [PreferenceSet(generator, chosen) for chosen in config.sets]
+    with writing(config.output):
+        works = [work for chosen in sets for work in chosen.works(worker)]
+        plan = {"lease_seconds": config.ledger.lease_seconds, "attempts": config.ledger.attempts}
+        plan["units"] = {chosen.name: len(chosen.units) for chosen in sets}
+        write_atomically(config.output / LEDGERS / PLAN_NAME, json.dumps(plan, indent=1) + "\n")
+    presence = Presence(config.output / LEDGERS / WORKERS, worker, str(generator.device))
+    Worker(config.output, works, presence, stop, generator.check_device).run()
 
 
 def run_stage(config: GenerateStage) -> None:
-    generator = Generator(config)
-    for chosen in config.sets:
-        generate_set(generator, chosen, config.output)
+    with StopRequest(margin=STOP_MARGIN) as stop:
+        generate(Generator(config), stop)

@@ -21,7 +21,7 @@ from adhmr.errors import AdhmrError
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import save_weights, weights_hash
 from adhmr.preference import generate
-from adhmr.preference.generate import pending_units, run_stage
+from adhmr.preference.generate import run_stage
 from adhmr.preference.pairing import truth_record
 from tests.tiny import CROP, SCORER
 
@@ -101,25 +101,19 @@ def test_the_same_units_have_the_same_bytes_and_only_missing_ones_are_made(
     for path in (output / "studio-error" / "index.json", output / "studio-scorer" / "000001.tar"):
         path.unlink()
     units = []
-    real = generate.Generator.unit
+    real = generate.Generator.batches
 
     def counted(self, reader, rows, rankings):
         units.append(rows)
         return real(self, reader, rows, rankings)
 
-    monkeypatch.setattr(generate.Generator, "unit", counted)
+    monkeypatch.setattr(generate.Generator, "batches", counted)
     run_stage(config)
     assert units == [range(4, 8)]
     for ranking in ("error", "scorer", "random"):
         name = f"studio-{ranking}"
         assert digests(output / name) == digests(preferences / name) and len(digests(output / name)) == 3
         assert (output / name / "index.json").read_bytes() == (preferences / name / "index.json").read_bytes()
-
-
-def test_units_cover_every_row_once(tmp_path):
-    (tmp_path / "000001.tar").touch()
-    assert list(pending_units([tmp_path], range(10), 4)) == [(0, range(0, 4)), (2, range(8, 10))]
-    assert list(pending_units([tmp_path], range(0, 30, 3), 4)) == [(0, range(0, 12, 3)), (2, range(24, 30, 3))]
 
 
 def test_limit_margin_and_features_switched_off(tmp_path, tiny_weights, studio_set, preferences):
@@ -142,8 +136,14 @@ def test_another_crop_size_is_refused(tmp_path, tiny_weights, studio_set):
 
 
 def test_the_scorer_ranking_without_a_scorer_is_refused(tmp_path, tiny_weights, studio_set):
-    with pytest.raises(AdhmrError, match="needs a reward model"):
-        run_stage(make_config(tmp_path, tiny_weights, studio_set, ["scorer"], scorer=None))
+    with pytest.raises(ValidationError, match="needs a reward model"):
+        make_config(tmp_path, tiny_weights, studio_set, ["scorer"], scorer=None)
+
+
+def test_two_sets_of_one_name_are_refused(tmp_path, tiny_weights, studio_set):
+    sets = [{"path": studio_set, "rankings": ["error"]}, {"path": studio_set, "rankings": ["random", "error"]}]
+    with pytest.raises(ValidationError, match="two make the folder studio-error"):
+        make_config(tmp_path, tiny_weights, studio_set, sets=sets)
 
 
 def test_shards_of_other_settings_never_mix(tmp_path, preferences, tiny_weights, studio_set):
