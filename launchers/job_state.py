@@ -29,6 +29,11 @@ FAILED = ("FAILED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "NODE_F
 
 Verdict = tuple[State, str]  # and why, "" where there is nothing to add
 
+COMPLETED: Verdict = (
+    "unknown",
+    "Slurm says COMPLETED, but stage.json does not say done: a file system that lags, or an end that was lost",
+)
+
 # Of the tasks of an array, whose state the whole is shown with.
 FOREMOST: tuple[State, ...] = (
     "running", "ending", "suspended", "requeued", "pending", "held", "blocked",
@@ -47,10 +52,12 @@ def decide(files: RunFiles, answer: Answer | None) -> Verdict:
     queued, others = _mine(files, answer.queued)
     accounted, more_others = _mine(files, answer.accounted or ())
     if queued:
-        return _of_all(files, [_by_squeue(files, row) for row in _whole(queued, accounted)])
+        known = {row.task for row in queued}
+        rest = [row for row in accounted if row.task not in known and None not in known]  # of an array
+        return _of_all([*(_by_squeue(files, row) for row in queued), *(_by_sacct(files, row) for row in rest)])
     note = _strangers([*others, *more_others])
     if accounted:
-        return _of_all(files, [_by_sacct(files, row) for row in accounted], note)
+        return _of_all([_by_sacct(files, row) for row in accounted], note)
     return _not_in_slurm(files, note, answer)
 
 
@@ -200,16 +207,14 @@ def _strangers(rows: list[JobRow]) -> str:
     return f"job {rows[0].job} of this cluster is another run's ({rows[0].name}): numbers are given again"
 
 
-def _whole(queued: list[JobRow], accounted: list[JobRow]) -> list[JobRow]:
-    """All tasks of an array: squeue's word, and sacct's of those that the controller has forgotten."""
-    known = {row.task for row in queued}
-    return [*queued, *(row for row in accounted if row.task not in known and None not in known)]
-
-
-def _of_all(files: RunFiles, verdicts: list[Verdict], note: str = "") -> Verdict:
+def _of_all(verdicts: list[Verdict], note: str = "") -> Verdict:
     """One verdict for the tasks of an array; of a single job its own."""
+    if len(verdicts) > 1:  # a worker may end before the others do
+        verdicts = [("done", "") if verdict == COMPLETED else verdict for verdict in verdicts]
     states = [state for state, _ in verdicts]
     state = min(states, key=FOREMOST.index)
+    if state == "done":
+        return COMPLETED
     reasons = list(dict.fromkeys(reason for its, reason in verdicts if its == state and reason))
     if len(verdicts) > 1:
         reasons = [", ".join(f"{states.count(one)} {one}" for one in FOREMOST if one in states), *reasons[:1]]
