@@ -65,14 +65,14 @@ def _by_files(files: RunFiles) -> Verdict:
     """Without Slurm: its processes and what they wrote."""
     if files.life == "alive":
         return ("ending", "it was asked to stop and saves") if files.cancelled else ("running", "")
-    ended, begun, last = files.ended, files.begun, files.last_end
+    ended, begun, last = files.ended, files.begun, files.last_end()
     if files.trained:
         return "done", ""
     if begun is None and files.record is None and not files.events:
         return "not started", ""
     if files.cancelled and files.life != "silent":
         return "cancelled", ""
-    if last is not None and last.get("decision") == "stop":
+    if last.get("decision") == "stop":
         return "failed", last.get("reason", "")
     refused = [line for line in files.attempts if line["event"] == "refused"]
     if refused and begun is not None and refused[-1]["time"] > begun["time"]:
@@ -99,7 +99,7 @@ def _by_squeue(files: RunFiles, row: JobRow) -> Verdict:
         if word in HELD or "Held" in row.reason or "held" in row.reason:
             return "held", f"{row.reason or word}; scontrol release {row.id} lets it go on"
         before = _started_before(files, row)
-        last = (files.last_end or {}).get("reason", "") if before else ""
+        last = files.last_end(row.task).get("reason", "") if before else ""
         return ("requeued" if before else "pending"), "; ".join(filter(None, (last, row.reason)))
     if word == "CONFIGURING":
         return "pending", "its nodes are being prepared"
@@ -132,7 +132,7 @@ def _running(files: RunFiles, row: JobRow) -> Verdict:
 
 def _ended(files: RunFiles, row: JobRow) -> Verdict:
     """Slurm says that the job is over, and the folder does not say that the stage is done."""
-    word, last = row.state, files.last_end or {}
+    word, last = row.state, files.last_end(row.task)
     if files.cancelled or word == "CANCELLED":
         return "cancelled", "" if files.cancelled else "by scancel, not by adhmr cancel"
     if word == "PREEMPTED":
@@ -140,10 +140,7 @@ def _ended(files: RunFiles, row: JobRow) -> Verdict:
     if word == "NODE_FAIL" and (row.ended is None or time.time() - row.ended < UNSETTLED):
         return "unknown", f"a node of {row.nodes} failed; Slurm puts the job back in a moment, if it may"
     if word == "COMPLETED":
-        return (
-            "unknown",
-            "Slurm says COMPLETED, but stage.json does not say done: a file system that lags, or a lost end",
-        )
+        return COMPLETED
     if word in FAILED:
         if last.get("decision") == "stop":
             return "failed", last.get("reason", "")
@@ -175,7 +172,7 @@ def _without_squeue(files: RunFiles, answer: Answer) -> Verdict:
 
 
 def _not_in_slurm(files: RunFiles, note: str, answer: Answer) -> Verdict:
-    last = files.last_end or {}
+    last = files.last_end()
     if last.get("decision") == "stop":
         return ("cancelled", "") if files.cancelled else ("failed", last.get("reason", ""))
     if _alive_in_job(files):
@@ -222,7 +219,7 @@ def _of_all(verdicts: list[Verdict], note: str = "") -> Verdict:
 
 
 def _started_before(files: RunFiles, row: JobRow) -> bool:
-    if any(event["event"] == "started" for event in files.events):
+    if any(event["event"] == "started" and event.get("worker") == row.task for event in files.events):
         return True
     return any(line["event"] == "begun" and line.get("job") == row.job for line in files.attempts)
 

@@ -47,11 +47,13 @@ class RunFiles:
 
     @property
     def done(self) -> bool:
-        """Whoever launched the stage has noted its end, and nothing was changed since."""
-        if self.record is not None:
+        """Whoever launched the stage has noted its end: a pipeline in stage.json, a job alone in its events."""
+        if self.job is None or self.job.fingerprint is not None:
             wanted = self.job and self.job.fingerprint
-            return self.record.state == "done" and wanted in (None, self.record.fingerprint)
-        return bool(self.events) and self.events[-1].get("decision") == "done"
+            record = self.record
+            return record is not None and record.state == "done" and wanted in (None, record.fingerprint)
+        workers = [None] if self.job.array is None else range(self.job.array)
+        return all(self.last_end(worker).get("decision") == "done" for worker in workers)
 
     @property
     def begun(self) -> dict[str, Any] | None:
@@ -72,10 +74,10 @@ class RunFiles:
             return len(starts) - len({event.get("job") for event in starts})
         return max(sum(line["event"] == "begun" for line in self.attempts) - 1, 0)
 
-    @property
-    def last_end(self) -> dict[str, Any] | None:
-        """What the launcher noted at the latest end of this job."""
-        return next((event for event in reversed(self.events) if event["event"] == "ended"), None)
+    def last_end(self, worker: int | None = None) -> dict[str, Any]:
+        """What the launcher noted when this job, or this worker of its array, ended last; {} where it has not."""
+        lines = [event for event in self.events if event.get("worker") == worker]
+        return lines[-1] if lines and lines[-1]["event"] == "ended" else {}
 
 
 def read_run(folder: Path) -> RunFiles:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adhmr.errors import AdhmrError
+from adhmr.preference.progress import Progress, generation_progress
 from launchers.job_state import State, decide
 from launchers.launch_folder import LaunchFolder
 from launchers.run_files import RunFiles, read_run
@@ -58,9 +59,13 @@ _NOT_ASKED = Answer(None, None, "it was submitted just now: ask again")
 
 def _status(files: RunFiles, answer: Answer | None) -> RunStatus:
     state, reason = decide(files, answer)
-    step, steps = _progress(files)
-    latest = files.metrics[-1] if files.metrics else {}
     running = state == "running"
+    units = _units(files)
+    step, steps = _progress(files, units)
+    latest = files.metrics[-1] if files.metrics else {}
+    if units is not None and units.failed:
+        reason = "; ".join(filter(None, (reason, f"{units.failed} of {units.total} units failed")))
+    eta = _eta(files, step, steps) if units is None else units.eta_seconds
     return RunStatus(
         run=str(files.folder),
         name=files.folder.resolve().name,
@@ -72,22 +77,32 @@ def _status(files: RunFiles, answer: Answer | None) -> RunStatus:
         steps=steps,
         loss=latest.get("loss"),
         samples_per_s=latest.get("samples_per_s") if running else None,
-        eta_seconds=_eta(files, step, steps) if running else None,
+        eta_seconds=eta if running else None,
         nodes=_nodes(files, answer) if state in ("running", "ending", "suspended", "unknown") else "",
         restarts=files.restarts,
     )
 
 
-def _progress(files: RunFiles) -> tuple[int | None, int | None]:
+def _progress(files: RunFiles, units: Progress | None) -> tuple[int | None, int | None]:
     """Steps made and wanted. Heartbeats are ahead of the log, which has a line every train.log_every steps."""
     steps = (files.config.get("train") or {}).get("steps")
     if steps is None:
-        return None, None
+        return None if units is None else units.done, None if units is None else units.total
     logged = files.metrics[-1]["step"] if files.metrics else 0
     begun = files.begun["step"] if files.begun else 0
     if files.life == "alive" and files.heartbeats:
         return max(begun, min(beat.step for beat, _ in files.heartbeats.values())), steps
     return max(logged, begun), steps
+
+
+def _units(files: RunFiles) -> Progress | None:
+    """Of a generate stage that has begun."""
+    if files.config.get("stage") != "generate":
+        return None
+    try:
+        return generation_progress(files.folder)
+    except AdhmrError:
+        return None
 
 
 def _eta(files: RunFiles, step: int | None, steps: int | None) -> float | None:
