@@ -26,6 +26,7 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
     """Run one stage: adhmr run STAGE.yaml [a.b=c ...]."""
     from pydantic import TypeAdapter
 
+    from adhmr.atomic_file import write_atomically
     from adhmr.config.loading import load_config, save_resolved
     from adhmr.config.stages import Stage
 
@@ -39,7 +40,10 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
         raise AdhmrError(f"output {config.output}: cannot be made a folder ({error.strerror})") from None
     resolved = config.output / "config.yaml"
     former = resolved.read_bytes() if resolved.exists() else None
-    save_resolved(config, resolved)
+    try:
+        save_resolved(config, resolved)
+    except OSError as error:
+        raise AdhmrError(f"{resolved}: cannot be written ({error.strerror}); make room, then start again") from None
     if config.threads:
         import torch
 
@@ -48,9 +52,32 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
     try:
         getattr(importlib.import_module(module), function)(config)
     except AdhmrError:
-        if former is not None:  # a run folder that refused this configuration keeps its own
-            resolved.write_bytes(former)
+        if former is not None and resolved.read_bytes() != former:
+            write_atomically(resolved, former)  # a run folder that refused this configuration keeps its own
         raise
+
+
+@cli.command()
+@click.argument("stage_file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--cluster", default="local", show_default=True, help="A profile in configs/clusters, or a .yaml file.")
+@click.option("--dry-run", is_flag=True, help="Say what would be submitted; submit nothing.")
+def submit(stage_file: Path, overrides: tuple[str, ...], cluster: str, dry_run: bool) -> None:
+    """Run one stage on a cluster: adhmr submit STAGE.yaml --cluster NAME [a.b=c ...]."""
+    from launchers.cluster import load_cluster
+    from launchers.estimate import describe
+    from launchers.submission import submit
+
+    profile = load_cluster(cluster)
+    if dry_run:
+        for line in describe(stage_file, profile, overrides):
+            click.echo(line)
+    submitted = submit(stage_file, profile, overrides, dry_run=dry_run)
+    if dry_run:
+        click.echo(submitted.script, nl=False)
+    elif submitted.code is None:
+        click.echo(f"{submitted.run_dir}: submitted as job {submitted.job_id}")
+    sys.exit(submitted.code or 0)
 
 
 @cli.command()
@@ -58,6 +85,7 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
 @click.argument("overrides", nargs=-1)
 @click.option("--cluster", metavar="NAME", help="Submit the stages there, a profile of configs/clusters or a file.")
 @click.option("--dry-run", is_flag=True, help="Say what would be run or submitted, and stop.")
+@click.option("--wait", is_flag=True, help="With --cluster: show the table of adhmr status until all jobs are over.")
 @click.option(
     "--accept-code",
     multiple=True,
@@ -65,12 +93,19 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
     help="Results of STAGE count although another version of the code made them; repeatable.",
 )
 def pipeline(
-    pipeline_file: Path, overrides: tuple[str, ...], cluster: str | None, dry_run: bool, accept_code: tuple[str, ...]
+    pipeline_file: Path,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    dry_run: bool,
+    wait: bool,
+    accept_code: tuple[str, ...],
 ) -> None:
     """Run a chain of stages: adhmr pipeline PIPE.yaml [stage.a.b=c ...]. A rerun continues."""
     from launchers.pipeline import run_pipeline
 
-    run_pipeline(pipeline_file, list(overrides), cluster=cluster, dry_run=dry_run, accept_code=accept_code)
+    run_pipeline(
+        pipeline_file, list(overrides), cluster=cluster, dry_run=dry_run, wait=wait, accept_code=accept_code
+    )
 
 
 @cli.command()
@@ -109,6 +144,15 @@ def cancel(runs: tuple[Path, ...], grace: float) -> None:
     from launchers.run_status import find_runs
 
     cancel([run for folder in runs for run in find_runs(folder)], grace, click.echo)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+def retry(run_folder: Path) -> None:
+    """Let a submitted run that failed or was cancelled go on, with the same code and configuration."""
+    from launchers.retry import retry
+
+    click.echo(retry(run_folder))
 
 
 @cli.command()

@@ -52,7 +52,7 @@ class RunFiles:
             wanted = self.job and self.job.fingerprint
             record = self.record
             return record is not None and record.state == "done" and wanted in (None, record.fingerprint)
-        workers = [None] if self.job.array is None else range(self.job.array)
+        workers = [None] if self.job.array is None or self.job.kind == "local" else range(self.job.array)
         return all(self.last_end(worker).get("decision") == "done" for worker in workers)
 
     @property
@@ -85,7 +85,7 @@ def read_run(folder: Path) -> RunFiles:
     job = launch.job()
     events = launch.all_events()
     if job is not None:  # without those of former submissions
-        events = [event for event in events if str(event.get("job")).split("_")[0] == job.job_id]
+        events = [event for event in events if event.get("submission", "") == launch.owner()]
     attempts = read_attempts(folder)
     config = _config(folder / "config.yaml")
     finished = _json(folder / "done.json")

@@ -17,7 +17,8 @@ from pathlib import Path
 from submitit.slurm.slurm import SlurmJobEnvironment
 
 from launchers.launch_folder import EXIT_BAD_NODE, LaunchFolder
-from launchers.task_ends import TaskEnd, write_task_end
+from launchers.logs import attempt_line
+from launchers.task_ends import TaskEnd, job_name, worker_of, write_task_end
 
 PORTS = (20000, 32000)  # below the ports that Linux gives to outgoing connections
 PR_SET_PDEATHSIG = 1  # of Linux
@@ -66,6 +67,7 @@ def run_rank(run_dir: Path, environment: Mapping[str, str], check_gpus: int | No
         code = _run([sys.executable, "-m", "launchers.preflight", str(run_dir), "--gpus", str(check_gpus)], environment)
         code = code if code in (0, 2) else EXIT_BAD_NODE  # one that was killed, or could not even start: this node's
     if code == 0:
+        _say_attempt(LaunchFolder(run_dir), environment)
         code = _run([sys.executable, "-m", "adhmr.cli", "run", str(run_dir / "config.yaml")], environment)
     end = TaskEnd(
         rank=int(environment.get("RANK", "0")),
@@ -79,13 +81,21 @@ def run_rank(run_dir: Path, environment: Mapping[str, str], check_gpus: int | No
     return code
 
 
+def _say_attempt(folder: LaunchFolder, environment: Mapping[str, str]) -> None:
+    """Log files grow over all attempts: `adhmr logs` finds the latest by this line."""
+    events = folder.events(worker_of(environment))
+    attempt = sum(line["event"] == "started" for line in events) or 1
+    print(attempt_line(attempt, job_name(environment), socket.gethostname()), flush=True)
+
+
 def _run(words: list[str], environment: Mapping[str, str]) -> int:
     """The exit code of a child that does not outlive this process; 128 + n when signal n killed it."""
-    code = subprocess.Popen(words, env=dict(environment), preexec_fn=_die_with_parent).wait()
+    code = subprocess.Popen(words, env=dict(environment), preexec_fn=end_with_parent).wait()
     return code if code >= 0 else 128 - code
 
 
-def _die_with_parent() -> None:
+def end_with_parent() -> None:
+    """For a child to call before it becomes another program."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

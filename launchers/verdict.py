@@ -54,7 +54,7 @@ def judge(
     if failed and failures >= max_failures:
         again = f"{failures} attempts in a row failed without any progress; the last: {reason}"
         return Verdict(code, "stop", f"{again}; correct the cause and submit the stage again", True)
-    requeues = sum(line["event"] == "started" for line in history) - 1
+    requeues = sum(line["event"] == "started" for line in _since_retry(history)) - 1
     if max_requeues is not None and requeues >= max_requeues:
         return Verdict(code, "stop", f"requeued {requeues} times (max_requeues of the cluster); {reason}", failed)
     return Verdict(code, "exclude" if code == EXIT_BAD_NODE else "requeue", reason, failed)
@@ -63,13 +63,19 @@ def judge(
 def failures_in_a_row(history: Sequence[dict[str, Any]], progress: int) -> int:
     """The latest attempts that failed with no more progress than there is now; those that SLURM ended do not count."""
     count = 0
-    for line in reversed(history):
+    for line in reversed(_since_retry(history)):
         if line["event"] != "ended":
             continue
         if not line.get("failed") or line.get("progress", 0) < progress:
             break
         count += 1
     return count
+
+
+def _since_retry(history: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """Without what was before the latest `adhmr retry`: whoever called that has seen to it."""
+    last = max((number for number, line in enumerate(history) if line["event"] == "retried"), default=-1)
+    return history[last + 1 :]
 
 
 def limits_of(config: StageConfig, cluster: ClusterConfig) -> tuple[int, int | None]:

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -108,7 +107,7 @@ class Run:
             fingerprint="a-b",
         )
         self.launch.write_job(record)
-        self.record = asdict(record)
+        self.launch.owner_file.write_text("ours\n")
 
     def write_config(self, values: dict) -> None:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(values))
@@ -117,7 +116,7 @@ class Run:
         (self.folder / "stage.json").write_text(json.dumps({"state": state, "fingerprint": fingerprint}))
 
     def event(self, event: str, **more) -> None:
-        self.launch.append_event(None, event=event, job="70", **more)
+        self.launch.append_event(None, event=event, job="70", submission="ours", **more)
 
     def attempt(self, event: str, age: float = 280, **more) -> None:
         """A line of attempts.jsonl; `begun` on another machine unless told."""

@@ -179,7 +179,7 @@ def test_no_slurm_on_this_machine(run, monkeypatch, tmp_path):
 
 
 def test_events_of_a_former_submission_do_not_count(slurm, run):
-    run.launch.append_event(None, event="ended", job="69", code=2, decision="stop", reason="old")
+    run.launch.append_event(None, event="ended", submission="former", code=2, decision="stop", reason="old")
     slurm.squeue(queue_line(run.folder, "FAILED", "NonZeroExitCode"))
     assert "old" not in run_status(run.folder, Queue()).reason
 
