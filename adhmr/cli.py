@@ -66,13 +66,13 @@ def submit(stage_file: Path, overrides: tuple[str, ...], cluster: str, dry_run: 
     """Run one stage on a cluster: adhmr submit STAGE.yaml --cluster NAME [a.b=c ...]."""
     from launchers.cluster import load_cluster
     from launchers.estimate import describe
-    from launchers.submission import submit
+    from launchers.submission import submit as submit_stage
 
     profile = load_cluster(cluster)
     if dry_run:
         for line in describe(stage_file, profile, overrides):
             click.echo(line)
-    submitted = submit(stage_file, profile, overrides, dry_run=dry_run)
+    submitted = submit_stage(stage_file, profile, overrides, dry_run=dry_run)
     if dry_run:
         click.echo(submitted.script, nl=False)
     elif submitted.code is None:

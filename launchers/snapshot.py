@@ -38,8 +38,9 @@ def take_snapshot(target: Path) -> None:
 
 def import_variables(code: Path) -> dict[str, str]:
     """What a Python process needs to import from `code`, wherever it is started and whatever is installed."""
+    further = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     # Without PYTHONSAFEPATH, `python -m` imports from the current folder first: the checkout, as often as not.
-    return {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+    return {"PYTHONPATH": os.pathsep.join([str(code), *further]), "PYTHONSAFEPATH": "1"}
 
 
 def _git_state() -> dict[str, str]:
