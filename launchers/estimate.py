@@ -97,8 +97,8 @@ def _time(config: TrainingStage, allocation: Allocation, cluster: ClusterConfig)
     train = config.train
     limit = 60 * allocation.time_minutes
     yield (
-        f"# time: jobs save and leave {max(cluster.signal_seconds, train.stop_margin):.0f} s before their end and go on "
-        f"in the next; a crash repeats {train.save_every} steps at most (train.save_every)"
+        f"# time: jobs save and leave {max(cluster.signal_seconds, train.stop_margin):.0f} s before their end and go "
+        f"on in the next; a crash repeats {train.save_every} steps at most (train.save_every)"
     )
     times = [line["step_time"] for line in read_metrics(config.output) if "step_time" in line]
     if not times:
