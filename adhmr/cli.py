@@ -156,6 +156,37 @@ def retry(run_folder: Path) -> None:
 
 
 @cli.command()
+@click.argument("stage_file", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1)
+@click.option("--nodes", required=True, metavar="N,N,...", help="Numbers of nodes, as 1,2,4,8.")
+@click.option("--cluster", default="local", show_default=True, metavar="NAME", help="A profile, or a .yaml file.")
+@click.option("--weak/--strong", default=True, help="The batch grows with the nodes (weak, default), or stays.")
+@click.option("--steps", default=40, show_default=True, type=click.IntRange(1), help="Measured steps of each size.")
+@click.option("--warmup", default=10, show_default=True, type=click.IntRange(0), help="Steps before them.")
+@click.option("--output", type=click.Path(path_type=Path), help="Default: the stage's output, with -scale-weak.")
+@click.option("--dry-run", is_flag=True, help="Print the sizes and batches, and stop.")
+def scale(
+    stage_file: Path,
+    overrides: tuple[str, ...],
+    nodes: str,
+    cluster: str,
+    weak: bool,
+    steps: int,
+    warmup: int,
+    output: Path | None,
+    dry_run: bool,
+) -> None:
+    """Scale-up experiment: throughput and efficiency of a training stage at several numbers of nodes."""
+    from launchers.scale import scale
+
+    numbers = [int(text) if text.strip().isdecimal() else 0 for text in nodes.split(",")]
+    if min(numbers) < 1:
+        raise click.BadParameter(f"'{nodes}': expected numbers of nodes, as 1,2,4,8", param_hint="--nodes")
+    scaling = "weak" if weak else "strong"
+    scale(stage_file, overrides, numbers, cluster, scaling, steps, warmup, output, dry_run, click.echo)
+
+
+@cli.command()
 @click.argument("body_file", type=click.Path(path_type=Path))
 def body(body_file: Path) -> None:
     """Check a body file in SMPL's or SMPL-X's format (.npz or .pkl) and say what it holds."""

@@ -11,9 +11,15 @@ from pathlib import Path
 import click
 
 from adhmr.errors import AdhmrError
+from launchers.cluster import load_cluster
+from launchers.launch_folder import LaunchFolder
+from launchers.pipeline_cluster import run_on_cluster
+from launchers.pipeline_jobs import jobs_of
 from launchers.pipeline_local import run_here
 from launchers.pipeline_lock import pipeline_lock
 from launchers.pipeline_plan import PlannedStage, plan_pipeline
+from launchers.pipeline_wait import wait_for
+from launchers.slurm_queue import Queue
 from launchers.stage_standing import standing
 
 
@@ -21,11 +27,14 @@ def run_pipeline(
     path: Path,
     overrides: list[str],
     *,
-    accept_code: Collection[str] = (),
     cluster: str | None = None,
     dry_run: bool = False,
+    wait: bool = False,
+    accept_code: Collection[str] = (),
 ) -> None:
-    """accept_code: stages, or "all", whose results count although another version of the code made them.
+    """cluster: a profile's name; None: here, a process a stage. wait: for the jobs on a cluster.
+
+    accept_code: stages, or "all", whose results count although another version of the code made them.
 
     Raises:
         AdhmrError: a mistake in the files, told before anything runs; or a stage failed.
@@ -34,15 +43,35 @@ def run_pipeline(
     known = {"all", *(stage.stage for stage in stages), *(stage.name for stage in stages)}
     unknown = [name for name in accept_code if name not in known]
     if unknown:
-        raise AdhmrError(
-            f"--accept-code {unknown[0]}: no stage of that name; expected one of {', '.join(sorted(known))}"
-        )
-    if dry_run:
+        names = ", ".join(sorted(known))
+        raise AdhmrError(f"--accept-code {unknown[0]}: no stage of that name; expected one of {names}")
+    profile = None if cluster is None else load_cluster(cluster)
+    on_slurm = profile if profile is not None and profile.kind == "slurm" else None
+    if wait and on_slurm is None:
+        raise AdhmrError("--wait is for --cluster with a profile of kind slurm; here a pipeline is waited for anyway")
+    output = stages[0].folder.parent
+    if on_slurm is not None and dry_run:
+        run_on_cluster(path.stem, stages, on_slurm, accept_code, dry_run=True)
+    elif on_slurm is not None:
+        with pipeline_lock(output):
+            run_on_cluster(path.stem, stages, on_slurm, accept_code, dry_run=False)
+        if wait:
+            wait_for(path.stem, stages, Queue())
+    elif dry_run:
         for number, stage in enumerate(stages, 1):
             click.echo(f"[{number}/{len(stages)}] {stage.name}: {_plan_line(stage, accept_code)}")
-        return
-    with pipeline_lock(stages[0].folder.parent) as lock:
-        run_here(path.stem, stages, accept_code, lock)
+    else:
+        with pipeline_lock(output) as lock:
+            _refuse_beside_jobs(stages)
+            run_here(path.stem, stages, accept_code, lock, profile)
+
+
+def _refuse_beside_jobs(stages: list[PlannedStage]) -> None:
+    """Raises AdhmrError: a job on Slurm works on one of these runs."""
+    if any((record := LaunchFolder(stage.folder).job()) and record.kind == "slurm" for stage in stages):
+        for name, job in jobs_of(stages, Queue(), click.echo).items():
+            if job.lives:
+                raise AdhmrError(f"{name}: {job}; wait for it, `adhmr cancel` it, or go on there with --cluster")
 
 
 def _plan_line(stage: PlannedStage, accept_code: Collection[str]) -> str:

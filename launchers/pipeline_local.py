@@ -13,14 +13,19 @@ from rich.console import Console
 
 from adhmr.config.loading import save_resolved
 from adhmr.errors import AdhmrError
-from adhmr.training.signals import EXIT_REQUEUE
+from adhmr.signals import EXIT_REQUEUE
+from launchers.cluster import ClusterConfig
 from launchers.pipeline_plan import PlannedStage
 from launchers.stage_record import mark_done
 from launchers.stage_standing import accept, begin, set_aside, standing
+from launchers.submission import submit_config
 
 
-def run_here(name: str, stages: list[PlannedStage], accept_code: Collection[str], lock: int) -> None:
+def run_here(
+    name: str, stages: list[PlannedStage], accept_code: Collection[str], lock: int, cluster: ClusterConfig | None
+) -> None:
     """lock: a file descriptor that the stages' processes keep open: they may outlive this one when it is killed.
+    cluster: of kind local, each stage runs in as many processes as it asks for; None: in one.
 
     Raises:
         AdhmrError: a stage failed; its message names the stage and how to continue.
@@ -42,10 +47,13 @@ def run_here(name: str, stages: list[PlannedStage], accept_code: Collection[str]
         stage.folder.mkdir(parents=True, exist_ok=True)
         console.rule(f"{title}" + (" (continued)" if stands.state == "begun" else ""))
         begin(stage)
-        resolved = stage.folder / "config.yaml"
-        save_resolved(stage.config, resolved)
         begun = time.time()
-        code = _run_stage(resolved, lock)
+        if cluster is None:
+            resolved = stage.folder / "config.yaml"
+            save_resolved(stage.config, resolved)
+            code = _run_stage(resolved, lock)
+        else:
+            code = submit_config(stage.config, cluster, stage.name, str(stage.fingerprint)).code
         if code == EXIT_REQUEUE:
             raise SystemExit(EXIT_REQUEUE)  # the stage was asked to stop and has saved; the same command goes on
         if code != 0:

@@ -23,7 +23,7 @@ from launchers.pipeline_config import EACH_ROUND, PipelineConfig, PipelineStage
 from launchers.stage_inputs import content, paths_read
 from launchers.stage_record import Fingerprint, digest
 
-NO_PART_OF_THE_RESULT = {"threads", "tracking", "resources"}
+NO_PART_OF_THE_RESULT = {"threads", "tracking", "resources", "ledger"}
 
 
 class PlannedStage:

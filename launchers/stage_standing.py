@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from launchers.launch_folder import LaunchFolder
 from launchers.pipeline_plan import NO_PART_OF_THE_RESULT, PlannedStage
 from launchers.stage_record import Fingerprint, StageRecord, read_record, write_record
 
@@ -55,6 +56,10 @@ def accept(stage: PlannedStage) -> None:
         write_record(
             stage.folder, replace(record, fingerprint=str(stage.fingerprint), parts=stage.parts, accepted=former)
         )
+        launch = LaunchFolder(stage.folder)
+        job = launch.job()
+        if job is not None and job.fingerprint is not None:
+            launch.write_job(replace(job, fingerprint=str(stage.fingerprint)))
 
 
 def begin(stage: PlannedStage) -> None:
