@@ -19,6 +19,7 @@ from adhmr.config.stages import Stage
 from adhmr.signals import EXIT_REQUEUE
 from launchers.cluster import Allocation, ClusterConfig
 from launchers.launch_folder import LaunchFolder
+from launchers.logs import attempt_line
 from launchers.preflight import check_node
 from launchers.snapshot import import_variables
 from launchers.stage_record import mark_done
@@ -81,12 +82,12 @@ class _LocalJob:
         begun = time.time()
         started = {"event": "started", **about, "progress": progress_of(self.config, self.run_dir, None)}
         self.folder.append_event(None, **started)
-        self._start_ranks()
+        self._start_ranks(about["attempt"])
         ends = self._wait()
         code = code_of(ends, len(ends), next((end.code for end in ends if end.code), 0))
         rank = next((end.rank for end in ends if end.code == code), 0)
         worker = None if self.allocation.array is None else rank
-        why = last_words(self.folder, self.run_dir, rank, worker, begun)
+        why = last_words(self.folder, code, rank, worker, begun)
         progress = progress_of(self.config, self.run_dir, None)
         limits = limits_of(self.config, self.cluster)
         verdict = judge(code, why, self.folder.cancelled_file.exists(), [*history, started], progress, limits)
@@ -97,7 +98,7 @@ class _LocalJob:
         self.folder.append_event(None, event="ended", **about, **outcome, failed=verdict.failed, progress=progress)
         return verdict
 
-    def _start_ranks(self) -> None:
+    def _start_ranks(self, attempt: int) -> None:
         code = {**self.cluster.environment, **import_variables(self.folder.code)}
         ranks = 1 if self.allocation.array is not None else self.allocation.ranks
         with socket.socket() as free:
@@ -111,6 +112,8 @@ class _LocalJob:
             environment = {**os.environ, **code, **master, **{name: str(value) for name, value in world.items()}}
             log = self.folder.log(number) if self.allocation.array is None else self.folder.log(worker=number)
             with open(log, "ab") as file:
+                file.write(f"{attempt_line(attempt, f'local-{os.getpid()}', socket.gethostname())}\n".encode())
+                file.flush()
                 self.processes.append(
                     subprocess.Popen(command, env=environment, stdout=file, stderr=file, preexec_fn=end_with_parent)
                 )
