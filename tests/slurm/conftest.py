@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -25,7 +24,7 @@ def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
         pytest.skip("Slurm's packages are not installed: bash tools/setup.sh --with-slurm")
     directory, port, lock = _free_place()
     cluster = LocalCluster(directory, port, NODES, _networks_allowed())
-    with lock, pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SLURM_CONF", str(directory / "slurm.conf"))
         cluster.command("stop")  # what a session that was killed left
         cluster.command("start")
@@ -34,6 +33,9 @@ def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
         finally:
             cluster.command("stop")
             shutil.rmtree(directory)
+            for suffix in (".log", ".lock"):
+                directory.with_suffix(suffix).unlink(missing_ok=True)
+            os.close(lock)
 
 
 @pytest.fixture
@@ -55,16 +57,16 @@ def _install() -> bool:
     return subprocess.run(["bash", str(SCRIPT), "install"], capture_output=True).returncode == 0
 
 
-def _free_place() -> tuple[Path, int, IO[str]]:
+def _free_place() -> tuple[Path, int, int]:
     """A directory and ports that no other session of tests has."""
     chosen = os.environ.get("SLURM_LOCAL_DIR")
     places = [(Path(chosen), int(os.environ.get("SLURM_LOCAL_PORT", "17000")))] if chosen else PLACES
     for directory, port in places:
-        lock = open(f"{directory}.lock", "w")  # held for the session
+        lock = os.open(f"{directory}.lock", os.O_WRONLY | os.O_CREAT)  # held for the session
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.close()
+            os.close(lock)
             continue
         return directory, port, lock
     pytest.fail(f"other tests hold {', '.join(str(directory) for directory, _ in places)}")

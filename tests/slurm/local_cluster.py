@@ -31,7 +31,7 @@ class LocalCluster:
 
     def command(self, *arguments: str) -> None:
         """slurm/local_cluster.sh with these arguments. Its daemons would keep a pipe open: a file takes the output."""
-        log = self.directory.parent / f"{self.directory.name}.log"
+        log = self.directory.with_suffix(".log")
         with open(log, "w") as output:
             line = ["bash", str(SCRIPT), *arguments]
             done = subprocess.run(line, env={**os.environ, **self._settings}, stdout=output, stderr=output, stdin=-3)
