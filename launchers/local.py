@@ -25,7 +25,7 @@ from launchers.snapshot import import_variables
 from launchers.stage_record import mark_done
 from launchers.task import end_with_parent
 from launchers.task_ends import TaskEnd, code_of
-from launchers.verdict import Verdict, judge, last_words, limits_of, progress_of
+from launchers.verdict import Verdict, explain, judge, limits_of, progress_of
 
 KILL_SECONDS = 30.0  # between SIGTERM and SIGKILL for the ranks that a failed one leaves behind
 POLL_SECONDS = 0.1
@@ -85,9 +85,8 @@ class _LocalJob:
         self._start_ranks(about["attempt"])
         ends = self._wait()
         code = code_of(ends, len(ends), next((end.code for end in ends if end.code), 0))
-        rank = next((end.rank for end in ends if end.code == code), 0)
-        worker = None if self.allocation.array is None else rank
-        why = last_words(self.folder, code, rank, worker, begun)
+        worker = None if self.allocation.array is None else next((end.rank for end in ends if end.code == code), 0)
+        why = explain(self.folder, code, ends, worker, begun)
         progress = progress_of(self.config, self.run_dir, None)
         limits = limits_of(self.config, self.cluster)
         verdict = judge(code, why, self.folder.cancelled_file.exists(), [*history, started], progress, limits)

@@ -22,7 +22,7 @@ from launchers.slurm_job import ending, nodes_of
 from launchers.slurm_queue import Queue
 from launchers.stage_record import mark_done
 from launchers.task_ends import code_of, job_name, read_task_ends, restart_of, worker_of
-from launchers.verdict import Verdict, judge, last_words, limits_of, progress_of
+from launchers.verdict import Verdict, explain, judge, limits_of, progress_of
 
 
 class AttemptEnd:
@@ -45,9 +45,7 @@ class AttemptEnd:
         ends = read_task_ends(self.folder, os.environ)
         ranks = int(os.environ["SLURM_JOB_NUM_NODES"]) * int(os.environ["SLURM_NTASKS_PER_NODE"])
         code = code_of(ends, ranks, told)
-        cause = next((end for end in ends if end.code == code), None)
-        rank = 0 if cause is None else cause.rank
-        why = last_words(self.folder, self.run_dir, rank, self.worker, self.started["time"])
+        why = explain(self.folder, code, ends, self.worker, self.started["time"])
         end = os.environ.get("ADHMR_JOB_END", "")
         who = ending(self.job, self.restart, float(end) if end else None)
         progress = progress_of(self.config, self.run_dir, self.worker)

@@ -26,6 +26,10 @@ class TaskEnd:
     node: str  # as SLURM calls it
     code: int  # 128 + n: killed by signal n
 
+    def __str__(self) -> str:
+        killed = f" was killed by signal {self.code - 128}" if self.code > 128 else ""
+        return f"rank {self.rank} on {self.node}{killed}"
+
 
 def write_task_end(folder: LaunchFolder, environment: Mapping[str, str], end: TaskEnd) -> None:
     name = f"rank-{end.rank}.json"

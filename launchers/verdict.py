@@ -13,7 +13,7 @@ from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.attempts import EXIT_STALE, read_attempts
 from launchers.cluster import ClusterConfig
 from launchers.launch_folder import EXIT_BAD_NODE, EXIT_CANCELLED, Decision, LaunchFolder
-from launchers.task_ends import EXIT_USER
+from launchers.task_ends import EXIT_USER, TaskEnd
 
 REASON_LENGTH = 300  # characters
 
@@ -49,7 +49,7 @@ def judge(
     if code == EXIT_STALE:
         return Verdict(code, "stop", "a newer attempt of this run goes on elsewhere", False)
     failed = code != EXIT_REQUEUE
-    reason = f"exit code {code}" + (f": {why}" if why else "") if failed else "saved and left, to go on"
+    reason = (f"exit code {code}" if failed else "saved and left, to go on") + (f": {why}" if why else "")
     failures = 1 + failures_in_a_row(history, progress)
     if failed and failures >= max_failures:
         again = f"{failures} attempts in a row failed without any progress; the last: {reason}"
@@ -99,17 +99,28 @@ def progress_of(config: StageConfig, run_dir: Path, worker: int | None) -> int:
     return sum(not path.is_relative_to(outside) for path in parts)
 
 
-def last_words(folder: LaunchFolder, run_dir: Path, rank: int, worker: int | None, begun: float) -> str:
-    """Why an attempt that began at `begun` failed: what the trainer noted, else the end of the rank's log."""
-    noted = [line for line in read_attempts(run_dir) if line["event"] == "ended" and line["time"] >= begun]
+def explain(folder: LaunchFolder, code: int, ends: Sequence[TaskEnd], worker: int | None, begun: float) -> str:
+    """Why an attempt that began at `begun` ended, in a line; "" when there is nothing to say. worker: of an array."""
+    cause = next((end for end in ends if end.code == code), None)
+    noted = [line for line in read_attempts(folder.run_dir) if line["event"] == "ended" and line["time"] >= begun]
     if noted and noted[-1].get("reason"):
-        return str(noted[-1]["reason"])
+        words = str(noted[-1]["reason"])
+    elif code in (0, EXIT_REQUEUE):
+        words = ""
+    else:
+        words = _end_of_log(folder.log(0 if cause is None else cause.rank, worker))
+    who = "" if cause is None or code in (0, EXIT_REQUEUE, EXIT_USER) else str(cause)
+    return ": ".join(part for part in (who, words) if part)[:REASON_LENGTH]
+
+
+def _end_of_log(log: Path) -> str:
+    """Its last line that says `error:`, else its last line."""
     try:
-        with open(folder.log(rank, worker), "rb") as file:
+        with open(log, "rb") as file:
             file.seek(max(file.seek(0, 2) - 8192, 0))
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines()]
     except OSError:
         return ""
-    lines = [line for line in lines if line and not line.startswith(("srun:", "slurmstepd"))]
+    lines = [line for line in lines if line and not line.startswith(("srun:", "slurmstepd", "==="))]
     errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1].removeprefix("error:").strip()[:REASON_LENGTH]
+    return (errors or lines or [""])[-1].removeprefix("error:").strip()
