@@ -195,9 +195,11 @@ class Ledger:
         old = file_system_now(self.folder) - changed / 1e9 > self.lease_seconds
         if watched <= self.lease_seconds and not (old and watched > 1.5 * self.lease_seconds / BEATS):
             return False
-        if (attempt, "died") not in failures.get(unit, []) and (attempt, "error") not in failures.get(unit, []):
-            self._note(Failure(unit, attempt, "died", owner, f"its worker {owner} gave no sign of life any more"))
-        return True
+        known_failures = failures.get(unit, [])
+        if any(attempt == noted for noted, _ in known_failures):
+            return True
+        self._note(Failure(unit, attempt, "died", owner, f"its worker {owner} gave no sign of life any more"))
+        return not self._hopeless([*known_failures, (attempt, "died")])
 
     def _resting(self, unit: str, failures: dict[str, list[tuple[int, str]]]) -> bool:
         """A unit that has just failed is left alone: the cause may pass, or lie in the worker that failed it."""

@@ -26,6 +26,7 @@ from adhmr.signals import EXIT_REQUEUE, StopRequest
 
 SECONDS_BETWEEN_LINES = 20.0
 HANG_SECONDS = 1800.0  # without a batch: the process ends to be started again, and others may take its unit
+LOOK_SECONDS = 5.0  # between two looks for something to do, at most
 NAMED = 8  # failed units that a message names
 
 
@@ -170,7 +171,7 @@ class Worker:
                 continue
             if all(work.over() for work in self._works):
                 return
-            self._wait(self._lease_seconds / BEATS / 4)
+            self._wait(min(self._lease_seconds / BEATS / 4, LOOK_SECONDS))
 
     def _claim(self) -> tuple[Work, Lease] | tuple[None, None]:
         for work in self._works:
