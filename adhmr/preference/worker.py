@@ -190,7 +190,7 @@ class Worker:
             self._heart.progress()
             if self._stop.reason is not None:
                 raise _Left
-            if lease.lost and work.ledger.is_done(lease.unit):
+            if (lease.lost or lease.attempt > 1) and work.ledger.is_done(lease.unit):
                 raise _Overtaken
 
         self._heart.lease = lease
@@ -208,8 +208,8 @@ class Worker:
         except Exception as error:
             with contextlib.suppress(OSError):
                 lease.beat()
-            if lease.lost:
-                return  # the unit is another's now, and what went wrong may be that two wrote the same files
+            if lease.lost or work.ledger.is_done(lease.unit):
+                return  # another has it or made it: whoever wrote the index has removed temporary files
             if isinstance(error, OutputError):
                 raise
             reason = str(error) if isinstance(error, AdhmrError) else f"{type(error).__name__}: {error}"
