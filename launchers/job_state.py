@@ -17,6 +17,7 @@ State = Literal[
     "done", "stopped", "failed", "cancelled", "preempted", "unknown",
 ]  # fmt: skip
 UNSETTLED = 60.0  # s in which Slurm may not know a new job yet, and may still put a job of a failed node back
+LATE = 600.0  # s from the start of a job to that of its stage that call for a look
 CLOCKS = 60.0  # s by which the clocks of two machines may differ
 
 # In these Slurm's word is not the last: the job goes on, or is about to.
@@ -24,6 +25,7 @@ WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REVOKED")
 HELD = ("REQUEUE_HOLD", "SPECIAL_EXIT")
 ACTIVE = ("RUNNING", "RESIZING")
 LEAVING = ("COMPLETING", "SIGNALING", "STAGE_OUT")
+OF_THE_END = ("NonZeroExitCode", "RaisedSignal", "TimeLimit", "NodeDown")  # reasons that a requeued job still has
 HALTED = ("SUSPENDED", "STOPPED")
 FAILED = ("FAILED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "NODE_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL")
 
@@ -100,7 +102,9 @@ def _by_squeue(files: RunFiles, row: JobRow) -> Verdict:
             return "held", f"{row.reason or word}; scontrol release {row.id} lets it go on"
         before = _started_before(files, row)
         last = files.last_end(row.task).get("reason", "") if before else ""
-        return ("requeued" if before else "pending"), "; ".join(filter(None, (last, row.reason)))
+        return ("requeued" if before else "pending"), "; ".join(
+            filter(None, (last, "" if row.reason in OF_THE_END else row.reason))
+        )
     if word == "CONFIGURING":
         return "pending", "its nodes are being prepared"
     if word in HALTED:
@@ -117,8 +121,9 @@ def _running(files: RunFiles, row: JobRow) -> Verdict:
         return "ending", "it was asked to stop and saves"
     begun = files.begun
     trains = "train" in files.config
-    if trains and row.started and (begun is None or begun["time"] < row.started - CLOCKS):
-        return "running", "starting" if time.time() - row.started < 600 else "started, but no attempt has begun"
+    if trains and not attempt_has_begun(files, row):
+        late = row.started is not None and time.time() - row.started > LATE
+        return "running", "started, but no attempt has begun" if late else "starting"
     if trains and begun is not None and files.ended is None:
         allowed = allowed_silence(begun["world_size"])
         now = time.time()
@@ -130,9 +135,20 @@ def _running(files: RunFiles, row: JobRow) -> Verdict:
     return "running", ""
 
 
+def attempt_has_begun(files: RunFiles, row: JobRow) -> bool:
+    """Whether the latest attempt is of this start of the job, and not of one before."""
+    begun = files.begun
+    if begun is None or (row.started is not None and begun["time"] < row.started - CLOCKS):
+        return False
+    started = [event for event in files.events if event["event"] == "started"]
+    return not started or int(begun.get("restart") or 0) == started[-1].get("restart", 0)
+
+
 def _ended(files: RunFiles, row: JobRow) -> Verdict:
     """Slurm says that the job is over, and the folder does not say that the stage is done."""
     word, last = row.state, files.last_end(row.task)
+    if word == "CANCELLED" and not files.cancelled and files.job is not None and files.job.after and not row.started:
+        return "cancelled", "a job that it waited for did not succeed"  # sbatch --kill-on-invalid-dep
     if files.cancelled or word == "CANCELLED":
         return "cancelled", "" if files.cancelled else "by scancel, not by adhmr cancel"
     if word == "PREEMPTED":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adhmr.errors import AdhmrError
 from adhmr.preference.progress import Progress, generation_progress
-from launchers.job_state import State, decide
+from launchers.job_state import State, attempt_has_begun, decide
 from launchers.launch_folder import LaunchFolder
 from launchers.run_files import RunFiles, read_run
 from launchers.slurm_queue import Answer, Queue
@@ -59,8 +59,9 @@ _NOT_ASKED = Answer(None, None, "it was submitted just now: ask again")
 
 def _status(files: RunFiles, answer: Answer | None) -> RunStatus:
     state, reason = decide(files, answer)
-    running = state == "running"
     units = _units(files)
+    rows = () if answer is None else answer.queued or ()
+    at_work = state == "running" and (units is not None or all(attempt_has_begun(files, row) for row in rows))
     step, steps = _progress(files, units)
     latest = files.metrics[-1] if files.metrics else {}
     if units is not None and units.failed:
@@ -76,8 +77,8 @@ def _status(files: RunFiles, answer: Answer | None) -> RunStatus:
         step=step,
         steps=steps,
         loss=latest.get("loss"),
-        samples_per_s=latest.get("samples_per_s") if running else None,
-        eta_seconds=eta if running else None,
+        samples_per_s=latest.get("samples_per_s") if at_work else None,
+        eta_seconds=eta if at_work else None,
         nodes=_nodes(files, answer) if state in ("running", "ending", "suspended", "unknown") else "",
         restarts=files.restarts,
     )

@@ -28,6 +28,7 @@ from launchers.submission import submit_config
 
 Say = Callable[[str], None]
 PAUSE = 3.0  # s between two looks at a job
+PATIENCE = 300.0  # s in which Slurm may not know what becomes of a job
 GOES_ON: tuple[State, ...] = ("pending", "requeued", "running", "suspended", "ending", "unknown")
 
 
@@ -83,27 +84,24 @@ def _run(size: Size, cluster: ClusterConfig, say: Say) -> str:
     if files.trained:
         say(f"{size.nodes} nodes: measured already")
         return ""
-    state: State = run_status(run, queue).state if files.job is not None else "not started"
-    if state not in GOES_ON:
+    alive = files.job is not None and run_status(run, queue).state in GOES_ON and files.job.kind == "slurm"
+    if not alive:
         submitted = submit_config(size.config, cluster, f"scale-{size.nodes}", None)
-        if cluster.kind == "local":
-            if submitted.code:
-                return f"{size.nodes} nodes: exit code {submitted.code}; see adhmr logs {run}"
-            say(f"{size.nodes} nodes: done")
-            return _tidied(run)
-        say(f"{size.nodes} nodes: job {submitted.job_id}")
-    status = _wait(run, queue, say)
+        if cluster.kind == "slurm":
+            say(f"{size.nodes} nodes: job {submitted.job_id}")
+    status = _wait(run, queue, say) if cluster.kind == "slurm" else run_status(run, queue)
     if status.state != "done":
         return f"{size.nodes} nodes: {status.state}: {status.reason}; see adhmr logs {run}"
     return _tidied(run)
 
 
 def _wait(run: Path, queue: Queue, say: Say) -> RunStatus:
-    """Ctrl-C leaves the job alone."""
-    said = ""
+    """Until its job is over, or has been unknown for minutes. Ctrl-C leaves the job alone."""
+    said, known = "", time.monotonic()
     while True:
         status = run_status(run, queue)
-        if status.state not in GOES_ON:
+        known = known if status.state == "unknown" else time.monotonic()
+        if status.state not in GOES_ON or time.monotonic() - known > PATIENCE:
             return status
         now = f"{run.name}: {status.state}" + (f" ({status.reason})" if status.reason else "")
         if now != said:
