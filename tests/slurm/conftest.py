@@ -5,12 +5,14 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.slurm.local_cluster import SCRIPT, LocalCluster
+from tests.slurm.training_run import TrainingRun, stage_of
 
 NODES = 4
 PLACES = [(Path(f"/tmp/adhmr-slurm-{number}"), 21000 + 500 * number) for number in range(8)]
@@ -43,6 +45,32 @@ def healthy(cluster) -> Iterator[LocalCluster]:
     """The cluster, made whole again after a test that breaks it."""
     yield cluster
     cluster.heal()
+
+
+@pytest.fixture(scope="session")
+def quiet(cluster, studio_set, tiny_weights, tmp_path_factory) -> dict[str, TrainingRun]:
+    """Undisturbed runs on two nodes each, side by side, by strategy."""
+    folder = tmp_path_factory.mktemp("quiet")
+    stages = {name: stage_of(studio_set, tiny_weights, folder / name, name) for name in ("ddp", "zero2")}
+    runs = {name: TrainingRun(cluster, stage) for name, stage in stages.items()}
+    for run in runs.values():
+        run.wait_done()
+    return runs
+
+
+@pytest.fixture
+def make_run(cluster, studio_set, tiny_weights, tmp_path) -> Iterator[Callable[..., TrainingRun]]:
+    """make_run(strategy, profile={...}, **resources): a run of this test."""
+    made: list[TrainingRun] = []
+
+    def make(strategy: str, profile: dict[str, Any] | None = None, **resources: Any) -> TrainingRun:
+        stage = stage_of(studio_set, tiny_weights, tmp_path / f"run{len(made)}", strategy, **resources)
+        made.append(TrainingRun(cluster, stage, **(profile or {})))
+        return made[-1]
+
+    yield make
+    for run in made:
+        cluster.run("scancel", "--quiet", run.job)
 
 
 def _installed() -> bool:

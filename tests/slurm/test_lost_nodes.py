@@ -1,0 +1,93 @@
+"""Training on a real Slurm cluster whose nodes crash, hang, lose their slurmd or their link, or are drained. The run
+goes on elsewhere, a process that comes back writes nothing, and the weights are those of a quiet run."""
+
+import pytest
+
+from tests.slurm.local_cluster import wait_for
+from tests.slurm.training_run import RANK
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+def gone(run, node):
+    """Nothing of the run is left on a node."""
+    wait_for(f"end of the old processes on {node}", lambda: not run.cluster.pids(node, str(run.output)), 60)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_node_crashes(rank, healthy, quiet, make_run):
+    """Of rank 0 it is the batch host too: no script of the old attempt lives to decide anything."""
+    run = make_run("zero2")
+    run.wait_step()
+    lost = run.nodes()[rank]
+    healthy.crash(lost)
+    run.wait_done()
+    assert len(run.attempts()) == 2 and lost not in run.nodes()
+    run.assert_same(quiet["zero2"])
+
+
+def test_slurmd_is_killed(healthy, quiet, make_run):
+    """And stays dead: the processes go on, but Slurm gives the node up."""
+    run = make_run("ddp")
+    run.wait_step()
+    lost = run.nodes()[1]
+    healthy.kill_slurmd(lost)
+    run.wait_done()
+    healthy.start_node(lost)
+    gone(run, lost)
+    run.assert_same(quiet["ddp"])
+
+
+def test_slurmd_is_restarted(healthy, quiet, make_run):
+    """As in an update of Slurm: the run does not notice."""
+    run = make_run("ddp")
+    run.wait_step()
+    node = run.nodes()[1]
+    healthy.kill_slurmd(node)
+    healthy.start_node(node)
+    run.wait_done()
+    assert len(run.attempts()) == 1
+    run.assert_same(quiet["ddp"])
+
+
+def test_frozen_node_thaws(healthy, quiet, make_run):
+    """Both ranks are on the node that hangs: thawed, the old attempt is as able to train as the new one."""
+    run = make_run("ddp", nodes=1, tasks_per_node=2)
+    run.wait_step()
+    lost = run.nodes()[0]
+    healthy.freeze(lost)
+    assert len(healthy.pids(lost, f"{RANK} {run.output}")) == 2
+    run.wait_attempt(2)
+    healthy.thaw(lost)
+    run.wait_done()
+    gone(run, lost)
+    assert run.nodes() != [lost] and len(run.attempts()) == 2 and run.ends()[-1] == "done"
+    run.assert_same(quiet["ddp"])
+
+
+def test_cut_link_is_joined(healthy, quiet, make_run):
+    if not healthy.own_networks:
+        pytest.skip("nodes with links of their own are not allowed here")
+    run = make_run("ddp")
+    run.wait_step()
+    lost = run.nodes()[1]
+    healthy.cut(lost)
+    run.wait_attempt(2)
+    healthy.join(lost)
+    run.wait_done()
+    gone(run, lost)
+    assert lost not in run.nodes()
+    run.assert_same(quiet["ddp"])
+
+
+def test_drained_node(healthy, quiet, make_run):
+    """It keeps its job and gets no other one; requeued, the run goes elsewhere."""
+    run = make_run("zero2")
+    run.wait_step()
+    drained = run.nodes()[1]
+    healthy.run("scontrol", "update", f"nodename={drained}", "state=drain", "reason=test")
+    assert run.ends() == []
+    healthy.run("scancel", "--signal", "USR2", run.job)
+    run.wait_done()
+    assert drained not in run.nodes() and len(run.attempts()) == 2
+    run.assert_same(quiet["zero2"])
