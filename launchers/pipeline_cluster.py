@@ -65,7 +65,7 @@ def run_on_cluster(
         if step.stale and step.job is not None:
             queue.cancel(step.job.record.job_id)
         if step.stands.state == "other":
-            click.echo(f"{title}: the old result is in {set_aside(stage.folder)}")
+            click.echo(f"{title}: {set_aside(stage.folder)}")
         begin(stage)
         submitted = submit_config(stage.config, cluster, stage.name, str(stage.fingerprint), after)
         ids[stage.name] = submitted.job_id

@@ -69,7 +69,7 @@ def jobs_of(stages: list[PlannedStage], queue: Queue, say: Callable[[str], None]
                 state = "over"
             elif state == "unknown":
                 open_questions.append(f"{name}, job {record.job_id}: {reason}")
-            jobs[name] = Job(record, state, _because(record, state, reason, answer))
+            jobs[name] = Job(record, state, reason)
         if not open_questions:
             return jobs
         if time.monotonic() > deadline:
@@ -90,12 +90,3 @@ def _is_over(record: JobRecord, answer: Answer, alive: bool) -> bool:
     return all(
         row.state in ENDED and row.ended is not None and time.time() - row.ended > UNSETTLED for row in answer.queued
     )
-
-
-def _because(record: JobRecord, state: str, reason: str, answer: Answer) -> str:
-    """A job that Slurm took out of the queue, as one that it waited for had failed, never had a node."""
-    rows = [*(answer.queued or ()), *(answer.accounted or ())]
-    never_ran = bool(rows) and all(row.started is None or not row.nodes for row in rows)
-    if state == "cancelled" and record.after and never_ran:
-        return "a job that it waited for did not succeed"
-    return reason

@@ -40,9 +40,9 @@ def run_here(
             console.print(f"{title}: done ({stands.seconds:.0f} s)", highlight=False)
             continue
         if stands.state == "other":
-            previous = set_aside(stage.folder)
+            old = set_aside(stage.folder)
             keep = f" (--accept-code {stage.stage} would have kept it)" if stands.only_code else ""
-            line = f"{title}: {stands.changed}; the old result is in {previous}{keep}"
+            line = f"{title}: {stands.changed}; {old}{keep}"
             console.print(line, highlight=False, soft_wrap=True)
         stage.folder.mkdir(parents=True, exist_ok=True)
         console.rule(f"{title}" + (" (continued)" if stands.state == "begun" else ""))

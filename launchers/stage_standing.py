@@ -16,8 +16,9 @@ import yaml
 
 from launchers.launch_folder import LaunchFolder
 from launchers.pipeline_plan import NO_PART_OF_THE_RESULT, PlannedStage
-from launchers.stage_record import Fingerprint, StageRecord, read_record, write_record
+from launchers.stage_record import FILE, Fingerprint, StageRecord, read_record, write_record
 
+BEFORE_ANYTHING = {FILE, "config.yaml", "launch"}  # what a run folder has when its stage has not begun to work
 NAMED = 3  # changed keys or files that a message names
 
 
@@ -68,13 +69,18 @@ def begin(stage: PlannedStage) -> None:
     write_record(stage.folder, StageRecord("started", str(stage.fingerprint), parts=stage.parts, accepted=accepted))
 
 
-def set_aside(folder: Path) -> Path:
-    """Made from something else: kept beside the new result, never mixed with it. An older one gives way."""
+def set_aside(folder: Path) -> str:
+    """Made from something else: kept beside the new result, never mixed with it. Says where it is; an older one gives
+    way, but not to a folder in which nothing was made yet."""
+    record = read_record(folder)
+    if record is not None and record.state == "started" and not set(os.listdir(folder)) - BEFORE_ANYTHING:
+        shutil.rmtree(folder)
+        return "nothing had been made of it yet"
     previous = folder.with_name(folder.name + ".previous")
     if previous.exists():
         shutil.rmtree(previous)
     os.replace(folder, previous)
-    return previous
+    return f"the old result is in {previous}"
 
 
 def _changed_settings(stage: PlannedStage, record: StageRecord) -> str:

@@ -185,7 +185,13 @@ def test_another_configuration_waits_until_its_jobs_are_stopped(run, slurm):
         run("left.title=new")
     assert slurm.take() == [] and not slurm.cancelled
     slurm.finish("data", "left", "right", "end")
+    run("left.title=newer")  # two jobs that are cancelled before they begin
+    slurm.take()
+    for name in ("left", "end"):
+        slurm.is_now(name, "CANCELLED", never_began=True)
     printed = run("left.title=new")
+    assert printed.count("nothing had been made of it yet") == 2
+    assert (slurm.output / "left.previous" / "a").is_dir()  # the former result has not given way to an empty folder
     assert slurm.take() == [("left", []), ("end", ["left"])]
     assert "made anew: title changed" in printed and (slurm.output / "left.previous" / "launch").is_dir()
 
