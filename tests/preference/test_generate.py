@@ -140,6 +140,18 @@ def test_the_scorer_ranking_without_a_scorer_is_refused(tmp_path, tiny_weights, 
         make_config(tmp_path, tiny_weights, studio_set, ["scorer"], scorer=None)
 
 
+@pytest.mark.parametrize(("rank", "visible", "expected"), [(None, 8, 0), ("3", 8, 3), ("3", 1, 0)])
+def test_a_worker_takes_the_gpu_of_its_number(rank, visible, expected, monkeypatch):
+    taken = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert str(generate._own_device()) == f"cuda:{expected}" and taken == [expected]
+
+
 def test_two_sets_of_one_name_are_refused(tmp_path, tiny_weights, studio_set):
     sets = [{"path": studio_set, "rankings": ["error"]}, {"path": studio_set, "rankings": ["random", "error"]}]
     with pytest.raises(ValidationError, match="two make the folder studio-error"):
