@@ -1,5 +1,5 @@
 """One of the workers that share the units of a ledger: claim, make, mark, until nothing is left. Waits for the others,
-takes over from the dead, leaves when asked to. What a unit becomes is in preference_set.py, how it is shared in ledger.py.
+takes over from the dead, leaves when asked to. What units become: preference_set.py, how they are shared in ledger.py.
 """
 
 from __future__ import annotations
