@@ -47,17 +47,23 @@ source "$here/local/faults.sh"
 
 PACKAGES=(slurmctld slurmd slurm-client munge slurmdbd mariadb-server-core mariadb-client-core iproute2)
 
-need_packages() {
-    local program missing=()
+find_missing() {
+    local program
+    missing=()
     for program in slurmctld slurmd srun munged slurmdbd mariadbd ip; do
         command -v "$program" >/dev/null || missing+=("$program")
     done
-    ((${#missing[@]} == 0)) || die "not installed: ${missing[*]}; install them with: bash slurm/local_cluster.sh install"
+    ((${#missing[@]} > 0))
+}
+
+need_packages() {
+    ! find_missing || die "not installed: ${missing[*]}; install them with: bash slurm/local_cluster.sh install"
 }
 
 need_root() { [[ $(id -u) == 0 ]] || die "needs root: it gives each node a host name and devices of its own"; }
 
 install_packages() {
+    find_missing || return 0
     command -v apt-get >/dev/null || die "installs Debian packages only; with other systems install Slurm 22.05 or newer, munge and MariaDB yourself"
     [[ $(id -u) == 0 ]] || die "needs root; ask for: apt-get install --no-install-recommends ${PACKAGES[*]}"
     export DEBIAN_FRONTEND=noninteractive

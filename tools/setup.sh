@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Make or reuse .venv with everything ADHMR needs. Safe to run again: it does nothing when requirements.txt has not changed.
+#   --with-slurm       also install Slurm's Debian packages, for a cluster on this machine (slurm/README.md)
 #   ADHMR_PYTHON       the interpreter to build .venv with (default: python3)
 #   ADHMR_TORCH_INDEX  a package index with CPU builds of torch, for machines without a GPU (default: the configured one)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${ADHMR_PYTHON:-python3}"
+case "${1:-}" in
+    "") ;;
+    --with-slurm) bash slurm/local_cluster.sh install ;;
+    *) echo "setup: unknown option $1; there is --with-slurm" >&2; exit 2 ;;
+esac
 
 # Debian packages, when this is a bare machine and we may install them: venv to make .venv, a compiler for DeepSpeed's CPU op.
 need=()
