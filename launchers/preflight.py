@@ -106,7 +106,7 @@ def main() -> None:
     try:
         check_node(arguments.run_dir, arguments.gpus)
     except AdhmrError as error:
-        print(f"error: node {socket.gethostname()}: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
 

@@ -67,13 +67,9 @@ class AttemptEnd:
         return self.started is not None and (self.started["job"], self.started["restart"]) == (self.job, self.restart)
 
     def _mark_done(self) -> None:
-        """Of a pipeline's stage; of an array when the last of its workers is done."""
+        """Of a pipeline's stage. A worker of an array ends with code 0 when the work of all of them is done."""
         record = self.folder.job()
-        if record is None or record.fingerprint is None or self.started is None:
-            return
-        workers = [None] if record.array is None else range(record.array)
-        last = [self.folder.events(worker)[-1:] for worker in workers]
-        if all(line and line[0].get("decision") == "done" and line[0]["submission"] == self.owner for line in last):
+        if record is not None and record.fingerprint is not None and self.started is not None:
             mark_done(self.run_dir, time.time() - self.started["time"])
 
     def _exclude(self, verdict: Verdict, bad: list[str]) -> Verdict:

@@ -95,7 +95,7 @@ def progress_of(config: StageConfig, run_dir: Path, worker: int | None) -> int:
         folders = run_dir.glob("checkpoints/step-*/manifest.json")
         return max((int(path.parent.name.removeprefix("step-")) for path in folders), default=0)
     outside = run_dir / "launch"
-    parts = (path for pattern in ("*.tar", "*.npz", "*.done") for path in run_dir.rglob(pattern))
+    parts = (path for pattern in ("*.tar", "*.npz", "done/*.json") for path in run_dir.rglob(pattern))
     return sum(not path.is_relative_to(outside) for path in parts)
 
 

@@ -94,7 +94,7 @@ def test_a_dry_run_writes_nothing(slurm, send, tmp_path):
 @pytest.mark.parametrize(
     "stage, overrides, profile, message",
     [
-        (SYNTH, [], {"partition": "debgu"}, "partition debgu of cluster site: SLURM has none of that name; did you mean debug"),
+        (SYNTH, [], {"partition": "debgu"}, "SLURM has none of that name; did you mean debug"),
         (SYNTH, ["resources.time_minutes=121"], {}, "more than the 120 that partition debug"),
         (TRAIN, ["resources.nodes=4"], {}, "partition debug has 3 nodes"),
         (TRAIN, ["resources.nodes=3"], {}, "8 is not a multiple of 3 processes"),
