@@ -116,27 +116,17 @@ def _tidied(run: Path) -> str:
 
 
 def render(rows: Sequence[Measurement]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    names = (
-        "nodes",
-        "ranks",
-        "batch",
-        "s a step",
-        "samples/s",
-        "speed-up",
-        "efficiency",
-        "data",
-        "lag",
-        "communication",
-    )
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    names = ("nodes", "ranks", "batch", "s/step", "±", "samples/s", "speed-up", "effic.", "data", "lag", "comm.")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             str(row.nodes),
             str(row.ranks),
             str(row.global_batch),
-            f"{row.step_time:.3g} ± {row.step_time_deviation:.2g}",
+            f"{row.step_time:.3g}",
+            f"{row.step_time_deviation:.2g}",
             f"{row.samples_per_s:.4g}",
             f"{row.speedup:.2f}",
             f"{row.efficiency:.0%}",
