@@ -17,7 +17,7 @@ from launchers.pipeline_jobs import Job, jobs_of
 from launchers.pipeline_plan import PlannedStage
 from launchers.slurm_queue import Queue
 from launchers.stage_record import Fingerprint
-from launchers.stage_standing import Standing, accept, begin, set_aside, standing
+from launchers.stage_standing import Standing, accept, begin, set_aside, standing, untouched
 from launchers.submission import submit_config
 
 
@@ -136,7 +136,7 @@ def _history(step: Step) -> list[str]:
     if step.stands.state == "other":
         keep = f" (--accept-code {step.stage.stage} keeps it)" if step.stands.only_code else ""
         lines.append(f"made anew: {step.stands.changed}{keep}")
-    elif step.stands.state == "begun" and (step.job is None or not step.stale):
+    elif step.stands.state == "begun" and not untouched(step.stage.folder):
         lines.append("goes on where it stopped")
     return lines
 

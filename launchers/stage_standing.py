@@ -69,11 +69,16 @@ def begin(stage: PlannedStage) -> None:
     write_record(stage.folder, StageRecord("started", str(stage.fingerprint), parts=stage.parts, accepted=accepted))
 
 
+def untouched(folder: Path) -> bool:
+    """It was begun, and nothing was made of it yet."""
+    record = read_record(folder)
+    return record is not None and record.state == "started" and not set(os.listdir(folder)) - BEFORE_ANYTHING
+
+
 def set_aside(folder: Path) -> str:
     """Made from something else: kept beside the new result, never mixed with it. Says where it is; an older one gives
     way, but not to a folder in which nothing was made yet."""
-    record = read_record(folder)
-    if record is not None and record.state == "started" and not set(os.listdir(folder)) - BEFORE_ANYTHING:
+    if untouched(folder):
         shutil.rmtree(folder)
         return "nothing had been made of it yet"
     previous = folder.with_name(folder.name + ".previous")

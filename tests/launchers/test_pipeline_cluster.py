@@ -143,6 +143,7 @@ def test_after_a_failure_only_the_rest_is_submitted_and_the_failure_is_told(run,
     slurm.take()
     slurm.finish("data", "right")
     slurm.is_now("left", "FAILED", reason="NonZeroExitCode")
+    (slurm.output / "left" / "half").write_text("")
     slurm.is_now("end", "CANCELLED", never_began=True)  # --kill-on-invalid-dep
     printed = run()
     assert slurm.take() == [("left", []), ("end", ["left"])]

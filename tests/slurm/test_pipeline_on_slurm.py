@@ -19,7 +19,7 @@ SETS = [{"name": "synth-studio", "count": 12}]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_weights) -> Path:
-    """pipe.yaml: data, preferences by two workers, and a cleaning that reads a data set which is not there."""
+    """tiny.yaml: data, preferences by two workers, and a cleaning that reads a data set which is not there."""
     folder = tmp_path_factory.mktemp("pipeline")
     base, scorer = (str(tiny_weights / f"{name}.safetensors") for name in ("base", "scorer"))
     synth = {"stage": "synth", "output": "x", "sets": SETS, "image_size": 64, "processes": 1, "samples_per_shard": 4}
@@ -41,12 +41,12 @@ def folder(tmp_path_factory, tiny_weights) -> Path:
         {"name": "again", "config": "clean.yaml", "after": ["clean"], "values": {"sets": [studio]}},
     ]
     pipeline = {"name": "tiny", "output": str(folder / "out"), "stages": stages}
-    (folder / "pipe.yaml").write_text(yaml.safe_dump(pipeline))
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(pipeline))
     return folder
 
 
 def submit(folder: Path, *more: str):
-    return adhmr("pipeline", folder / "pipe.yaml", "--cluster", folder / "cluster.yaml", *more)
+    return adhmr("pipeline", folder / "tiny.yaml", "--cluster", folder / "cluster.yaml", *more)
 
 
 def worker_process(run: Path) -> int:
