@@ -128,7 +128,7 @@ def draw(rows: Sequence[Measurement], path: Path, title: str) -> None:
     for row in rows:
         text = f"{row.efficiency:.0%}"
         at = (row.nodes, row.samples_per_s)
-        left.annotate(text, at, (0, -14), textcoords="offset points", ha="center", va="top", fontsize=9)
+        left.annotate(text, at, (7, -5), textcoords="offset points", va="top", fontsize=9)
     left.set_xscale("log", base=2)
     left.set_yscale("log", base=2)
     left.set_xticks(nodes, [str(number) for number in nodes])
