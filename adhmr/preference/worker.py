@@ -155,7 +155,7 @@ class Worker:
             try:
                 self._until_over()
             except _Left:
-                print(f"leaving ({self._stop.reason}); the other workers go on, or the same command", flush=True)
+                print(f"leaving ({self._stop.reason}): its unit is free for others; the same command goes on", flush=True)
                 raise SystemExit(EXIT_REQUEUE) from None
             finally:
                 self._presence.end()
@@ -234,7 +234,7 @@ class Worker:
             time.sleep(min(left, 0.2))
 
     def _say(self, work: Work) -> None:
-        if time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
+        if work.after is None and time.monotonic() - self._said > SECONDS_BETWEEN_LINES:
             name, done, total = work.ledger.folder.name, len(work.ledger.marked()), len(work.ledger.units)
             print(f"{name}: {done}/{total} units, {self._made} by this worker", flush=True)
             self._said = time.monotonic()
