@@ -155,7 +155,7 @@ class Worker:
             try:
                 self._until_over()
             except _Left:
-                print(f"leaving ({self._stop.reason}): its unit is free for others; the same command goes on", flush=True)
+                print(f"leaving ({self._stop.reason}): its unit is free; the same command goes on", flush=True)
                 raise SystemExit(EXIT_REQUEUE) from None
             finally:
                 self._presence.end()
@@ -251,5 +251,6 @@ class Worker:
         more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         raise AdhmrError(
             f"{self._output}: all other units are done, but {len(failed)} failed: {'; '.join(lines)}{more}. Stack "
-            f"traces are in {self._output}/ledger/*/failed: correct the cause, delete these folders, start again"
+            f"traces are in {self._output}/ledger/*/failed: correct the cause, then `adhmr retry` a submitted run, or "
+            f"delete these folders and start again"
         )
