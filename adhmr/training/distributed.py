@@ -47,8 +47,10 @@ class Distribution:
         if zero:
             if on_cpu:
                 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found none
-            from adhmr.training.zero import deepspeed_plugin  # DeepSpeed takes seconds to import
+            from adhmr.training.zero import compile_cpu_operation, deepspeed_plugin  # seconds to import
 
+            if on_cpu:
+                compile_cpu_operation()
             plugin = deepspeed_plugin(config, clip_norm)
         # Accelerate keeps its settings for the life of the process; another stage of a chain may have others.
         AcceleratorState._reset_state()

@@ -22,7 +22,7 @@ from adhmr.training.frozen import copied
 from adhmr.training.meter import IntervalMeter
 from adhmr.training.run_state import RunState
 from adhmr.training.spikes import SpikeDetector
-from adhmr.training.strategy import make_strategy
+from adhmr.training.strategy import strategy_class
 from adhmr.training.task import Task
 
 
@@ -61,7 +61,8 @@ class LiveRun:
             checkpoint_activations(task.checkpointed_blocks())
         if train.compile:
             module.compile()
-        self.strategy = make_strategy(distribution, distributed, train, optim.clip_norm, module, optimizer)
+        strategy = strategy_class(distributed)
+        self.strategy = strategy(distribution, distributed, train, optim.clip_norm, module, optimizer)
         self.average: WeightAverage | None = None
         if train.ema_decay is not None:
             former = task.initial_average()

@@ -24,7 +24,8 @@ from adhmr.training.optimizer_state import flatten_optimizer, restore_optimizer
 class Strategy:
     """One process or DDP: every rank holds the whole model and the whole optimizer.
 
-    `model` is what a loss calls; `module` the bare network inside it, on which names are those of the checkpoint.
+    Wraps a network that is on the device, and its optimizer. `model` is what a loss calls; `module` the bare network
+    inside it, whose names are those of the checkpoint.
     """
 
     ranks_meet_in_forward = False  # only gradients are exchanged
@@ -116,21 +117,13 @@ class Strategy:
         vars(self.module).pop("forward", None)
 
 
-def make_strategy(
-    distribution: Distribution,
-    config: DistributedConfig,
-    train: TrainConfig,
-    clip_norm: float | None,
-    module: nn.Module,
-    optimizer: Optimizer,
-) -> Strategy:
-    """Wraps a model that is on the device and its optimizer."""
-    kind: type[Strategy] = Strategy
-    if config.strategy != "ddp":
-        from adhmr.training.zero import ZeroStrategy  # DeepSpeed takes seconds to import
+def strategy_class(config: DistributedConfig) -> type[Strategy]:
+    """The strategy that a configuration asks for."""
+    if config.strategy == "ddp":
+        return Strategy
+    from adhmr.training.zero import ZeroStrategy  # DeepSpeed takes seconds to import
 
-        kind = ZeroStrategy
-    return kind(distribution, config, train, clip_norm, module, optimizer)
+    return ZeroStrategy
 
 
 def finite_or_nan(loss: Tensor) -> Tensor:

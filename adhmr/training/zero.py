@@ -4,15 +4,18 @@ Stages 1 and 2 cut the optimizer state (2: the gradients too), each rank keeps w
 between uses a parameter is empty and `ds_tensor` holds this rank's part of it, flattened, the last part padded.
 """
 
+import fcntl
 import logging
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as torch_distributed
 from accelerate import DeepSpeedPlugin
+from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 from deepspeed.utils import (
     logger,
     safe_get_full_optimizer_state,
@@ -24,6 +27,7 @@ from deepspeed.utils import (
 )
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.cpp_extension import _get_build_directory
 
 from adhmr.config.training import DistributedConfig
 from adhmr.training.strategy import Strategy, finite_or_nan
@@ -58,6 +62,18 @@ def deepspeed_plugin(config: DistributedConfig, clip_norm: float | None) -> Deep
         "steps_per_print": None,
     }
     return DeepSpeedPlugin(hf_ds_config=settings, zero3_init_flag=False)
+
+
+def compile_cpu_operation() -> None:
+    """Compiles what DeepSpeed needs on a CPU, at its first use on a machine (a minute or more); one process at a time.
+
+    Else a process that is killed while it compiles leaves a file `lock`, for whose end all later ones wait for ever.
+    """
+    folder = Path(_get_build_directory(ShareMemCommBuilder.NAME, verbose=False))
+    with open(folder / "adhmr.lock", "w") as own:
+        fcntl.flock(own, fcntl.LOCK_EX)  # the kernel gives it back when its process dies
+        (folder / "lock").unlink(missing_ok=True)
+        ShareMemCommBuilder().load(verbose=False)
 
 
 class ZeroStrategy(Strategy):

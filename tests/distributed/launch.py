@@ -45,7 +45,7 @@ def _start(work: Callable[[Path, dict], None], folder: Path, world_size: int, se
     return processes
 
 
-def wait(processes: list[BaseProcess], seconds: float = 60) -> list[int]:
+def wait(processes: list[BaseProcess], seconds: float = 300) -> list[int]:
     """Exit codes in rank order; fails the test when a process hangs."""
     for process in processes:
         process.join(seconds)
