@@ -66,12 +66,12 @@ class TrainingRun:
         """The process id of the one rank on a node: submitit's process is its parent."""
         return wait_for(f"rank on {node}", lambda: self.cluster.pids(node, f"{RANK} {self.output}"))[-1]
 
-    def wait_attempt(self, number: int, seconds: float = 120) -> None:
+    def wait_attempt(self, number: int, seconds: float = 180) -> None:
         """Until the trainer's attempt of this number has begun."""
         wait_for(f"attempt {number} of {self.output}", lambda: self.attempts()[number - 1 :], seconds)
 
     # ------------------------------------------------------------------------------------------- the end
-    def wait_done(self, seconds: float = 150) -> None:
+    def wait_done(self, seconds: float = 300) -> None:
         """Until it is done and its job has left the queue."""
 
         def done() -> bool:
