@@ -24,6 +24,8 @@ from launchers.stage_record import mark_done
 from launchers.task_ends import code_of, job_name, read_task_ends, restart_of, worker_of
 from launchers.verdict import Verdict, explain, judge, limits_of, progress_of
 
+SIGNAL_EARLY = 75.0  # s
+
 
 class AttemptEnd:
     """The end of one attempt, on the batch host of a SLURM job."""
@@ -50,7 +52,11 @@ class AttemptEnd:
         who = ending(self.job, self.restart, float(end) if end else None)
         progress = progress_of(self.config, self.run_dir, self.worker)
         cancelled = self.folder.cancelled_file.exists() or who == "cancelled"
-        verdict = judge(code, why, cancelled, self.history, progress, limits_of(self.config, self.cluster))
+        # SLURM's signal ahead of the time limit comes up to a minute early.
+        late = bool(end) and time.time() > float(end) - self.cluster.signal_seconds - SIGNAL_EARLY
+        in_vain = late and self.worker is None and progress <= self.started["progress"]
+        limits = limits_of(self.config, self.cluster)
+        verdict = judge(code, why, cancelled, self.history, progress, limits, in_vain)
         if who == "requeued" and verdict.decision in ("requeue", "exclude"):
             verdict = Verdict(verdict.code, "requeue", f"SLURM has requeued it; {verdict.reason}", False)
         elif verdict.decision == "exclude":

@@ -33,11 +33,13 @@ def judge(
     history: Sequence[dict[str, Any]],
     progress: int,
     limits: tuple[int, int | None],
+    in_vain: bool = False,
 ) -> Verdict:
     """code: of the attempt; why: its last words; history: this submission's events before, oldest first.
 
     progress: a number that has grown when anything was finished for good. limits: attempts in a row that may fail
-    without any, and how often the submission may be requeued (None: as often as it takes).
+    without any, and how often the submission may be requeued (None: as often as it takes). in_vain: the time of the job
+    was over before anything was finished; the next job has no more of it.
     """
     max_failures, max_requeues = limits
     if code == 0:
@@ -48,8 +50,9 @@ def judge(
         return Verdict(code, "stop", why or "an error that you can correct, see the log", True)
     if code == EXIT_STALE:
         return Verdict(code, "stop", "a newer attempt of this run goes on elsewhere", False)
-    failed = code != EXIT_REQUEUE
-    reason = (f"exit code {code}" if failed else "saved and left, to go on") + (f": {why}" if why else "")
+    failed = code != EXIT_REQUEUE or in_vain
+    left = "left at its time limit before anything was finished" if in_vain else "saved and left, to go on"
+    reason = (left if code == EXIT_REQUEUE else f"exit code {code}") + (f": {why}" if why else "")
     failures = 1 + failures_in_a_row(history, progress)
     if failed and failures >= max_failures:
         again = f"{failures} attempts in a row failed without any progress; the last: {reason}"

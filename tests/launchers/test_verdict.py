@@ -57,6 +57,12 @@ def test_leaving_is_no_failure():
     assert judge(85, "", False, history, 0, (3, 9)).decision == "stop"
 
 
+def test_too_little_time_is_one():
+    history = [started(), ended(0), started(), ended(0), started()]
+    assert judge(85, "", False, history, 0, (3, None), in_vain=True).decision == "stop"
+    assert judge(85, "", False, history[:3], 0, (3, None), in_vain=True).decision == "requeue"
+
+
 def test_done_although_cancelled_meanwhile():
     assert judge(0, "", True, [started()], 0, (3, None)).decision == "done"
     assert judge(85, "", True, [started()], 0, (3, None)).decision == "stop"
