@@ -46,7 +46,9 @@ def folder(tmp_path_factory, tiny_weights) -> Path:
 
 
 def submit(folder: Path, *more: str):
-    return adhmr("pipeline", folder / "tiny.yaml", "--cluster", folder / "cluster.yaml", *more)
+    # A checkout that is worked on while the test runs is another version of the code each time.
+    options = ("--cluster", folder / "cluster.yaml", "--accept-code", "all")
+    return adhmr("pipeline", folder / "tiny.yaml", *options, *more)
 
 
 def worker_process(run: Path) -> int:
