@@ -8,7 +8,7 @@ import pytest
 
 from tests.distributed.launch import train_stage
 from tests.slurm.local_cluster import wait_for
-from tests.slurm.training_run import TrainingRun, stage_of
+from tests.slurm.training_run import assert_same_run, stage_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -19,9 +19,7 @@ def test_two_nodes_train_as_two_processes_here(quiet, studio_set, tiny_weights, 
         assert quiet[strategy].ends() == ["done"]
     here = stage_of(studio_set, tiny_weights, tmp_path / "here")
     assert train_stage(here, 2) == [0, 0]
-    run = TrainingRun.__new__(TrainingRun)
-    run.output = tmp_path / "here"
-    run.assert_same(quiet["ddp"])
+    assert_same_run(tmp_path / "here", quiet["ddp"].output)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
@@ -33,7 +31,7 @@ def test_signal_of_the_time_limit(strategy, quiet, make_run):
     run.wait_done()
     assert run.ends() == ["requeue", "done"] and len(run.attempts()) == 2
     assert run.attempts()[1]["step"] > 0
-    run.assert_same(quiet[strategy])
+    assert_same_run(run.output, quiet[strategy].output)
 
 
 def test_preempted(quiet, make_run, tmp_path):
@@ -43,7 +41,7 @@ def test_preempted(quiet, make_run, tmp_path):
     run.cluster.wait_state(urgent, "COMPLETED")
     run.wait_done()
     assert len(run.attempts()) == 2 and run.cluster.job(run.job)["Restarts"] == "1"
-    run.assert_same(quiet["ddp"])
+    assert_same_run(run.output, quiet["ddp"].output)
 
 
 def test_requeued_by_hand(quiet, make_run):
@@ -52,7 +50,7 @@ def test_requeued_by_hand(quiet, make_run):
     run.cluster.run("scontrol", "requeue", run.job)
     run.wait_done()
     assert len(run.attempts()) == 2
-    run.assert_same(quiet["zero2"])
+    assert_same_run(run.output, quiet["zero2"].output)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -62,7 +60,7 @@ def test_rank_is_killed(victim, quiet, make_run):
     os.kill(run.rank(run.nodes()[victim]), signal.SIGKILL)
     run.wait_done()
     assert run.ends() == ["requeue", "done"] and len(run.attempts()) == 2
-    run.assert_same(quiet["ddp"])
+    assert_same_run(run.output, quiet["ddp"].output)
 
 
 def test_time_is_over_while_a_rank_hangs(quiet, make_run):
@@ -75,4 +73,4 @@ def test_time_is_over_while_a_rank_hangs(quiet, make_run):
     wait_for("end of the hanging rank", lambda: stuck not in run.cluster.pids(node, ""), 130)
     run.wait_done()
     assert len(run.attempts()) == 2
-    run.assert_same(quiet["ddp"])
+    assert_same_run(run.output, quiet["ddp"].output)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from adhmr.training.attempts import read_attempts
@@ -40,8 +41,6 @@ class TrainingRun:
     """Submitted when it is made. `output` is the run folder."""
 
     def __init__(self, cluster: LocalCluster, stage: dict[str, Any], **profile: Any):
-        import yaml
-
         self.cluster, self.output = cluster, Path(stage["output"])
         file = self.output.parent / f"{self.output.name}.yaml"
         file.write_text(yaml.safe_dump(stage))
@@ -89,19 +88,20 @@ class TrainingRun:
         """What was decided after each attempt."""
         return [line["decision"] for line in self.folder.events() if line["event"] == "ended"]
 
-    def assert_same(self, quiet: "TrainingRun") -> None:
-        """The weights, bit for bit; and every logged step once, with the same loss."""
-        for name in ("model.safetensors", "model_raw.safetensors"):
-            found, wanted = load_file(self.output / name), load_file(quiet.output / name)
-            assert found.keys() == wanted.keys()
-            assert all(torch.equal(found[key], wanted[key]) for key in wanted), name
-        curves = [[(line["step"], line["loss"]) for line in read_metrics(run.output)] for run in (self, quiet)]
-        assert curves[0] == curves[1]
-        assert [step for step, _ in curves[0]] == list(range(2, STEPS + 1, 2))
-
     def _must_live(self) -> None:
         assert self.ends()[-1:] != ["stop"], self.said()
 
     def said(self) -> str:
         """Its logs, for the message of a failed test."""
         return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self.folder.logs.glob("*")))
+
+
+def assert_same_run(output: Path, quiet: Path) -> None:
+    """The weights, bit for bit; and every logged step once, with the same loss."""
+    for name in ("model.safetensors", "model_raw.safetensors"):
+        found, wanted = load_file(output / name), load_file(quiet / name)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted), name
+    curves = [[(line["step"], line["loss"]) for line in read_metrics(folder)] for folder in (output, quiet)]
+    assert curves[0] == curves[1]
+    assert [step for step, _ in curves[0]] == list(range(2, STEPS + 1, 2))
