@@ -147,7 +147,7 @@ def attempt_has_begun(files: RunFiles, row: JobRow) -> bool:
 def _ended(files: RunFiles, row: JobRow) -> Verdict:
     """Slurm says that the job is over, and the folder does not say that the stage is done."""
     word, last = row.state, files.last_end(row.task)
-    if word == "CANCELLED" and not files.cancelled and files.job is not None and files.job.after and not row.started:
+    if word == "CANCELLED" and not files.cancelled and files.job is not None and files.job.after and not row.nodes:
         return "cancelled", "a job that it waited for did not succeed"  # sbatch --kill-on-invalid-dep
     if files.cancelled or word == "CANCELLED":
         return "cancelled", "" if files.cancelled else "by scancel, not by adhmr cancel"

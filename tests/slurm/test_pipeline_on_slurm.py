@@ -27,7 +27,7 @@ def folder(tmp_path_factory, tiny_weights) -> Path:
         **{"stage": "generate", "output": "x", "base": base, "crop": CROP, "hypotheses": 4, "pairs": 2, "unit": 2},
         **{"sets": [{"path": "x", "rankings": ["error"]}], "images_per_batch": 2, "resources": {"array": 2}},
     }
-    clean = {"stage": "clean", "output": "x", "scorer": scorer, "sets": ["x"], "percentile": 50.0, "pictures": 1}
+    clean = {"stage": "clean", "output": "x", "scorer": scorer, "sets": ["x"], "percentile": 50.0, "padding": 1.25}
     for name, stage in (("synth", synth), ("generate", generate), ("clean", clean)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(stage))
     cluster = {"kind": "slurm", "partition": "debug", "time_minutes": 30, "environment": {"OMP_NUM_THREADS": "1"}}
