@@ -20,7 +20,7 @@ fi
 
 # Every node writes a file and sees those of the others.
 mine=$folder/.check-${SLURM_JOB_ID:-$$}-$node
-if date +%s.%N >"$mine" 2>/dev/null; then
+if { date +%s.%N >"$mine"; } 2>/dev/null; then
     wanted=${SLURM_JOB_NUM_NODES:-1}
     for ((turn = 0; turn < 100; turn++)); do
         seen=$(find "$folder" -maxdepth 1 -name ".check-${SLURM_JOB_ID:-$$}-*" | wc -l)
