@@ -8,10 +8,10 @@ import torch
 
 from adhmr.config.training import TrainConfig
 from adhmr.errors import AdhmrError
+from adhmr.signals import EXIT_REQUEUE, StopRequest
 from adhmr.training.attempts import Attempts
 from adhmr.training.live_run import LiveRun
 from adhmr.training.progress import ProgressReport
-from adhmr.training.signals import EXIT_REQUEUE, StopRequest
 from adhmr.training.stepper import Step, Stepper
 from adhmr.training.task import Batch, Task
 from adhmr.training.tracking import Tracker

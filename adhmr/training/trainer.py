@@ -14,6 +14,7 @@ from typing import Any
 
 from adhmr.atomic_file import write_atomically
 from adhmr.config.training import DistributedConfig, OptimConfig, ProfileConfig, TrackingConfig, TrainConfig
+from adhmr.signals import StopRequest
 from adhmr.training.attempts import Attempts, Outcome
 from adhmr.training.checkpoint import CheckpointStore, step_of
 from adhmr.training.data import TrainingData, check_batches
@@ -26,7 +27,6 @@ from adhmr.training.live_run import LiveRun
 from adhmr.training.loop import TrainingLoop
 from adhmr.training.profiler import StepProfiler
 from adhmr.training.progress import ProgressReport
-from adhmr.training.signals import StopRequest
 from adhmr.training.stepper import Stepper
 from adhmr.training.task import Task
 from adhmr.training.tracking import Tracker

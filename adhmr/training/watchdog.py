@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.flight_recorder import write_collectives
 from adhmr.training.heartbeats import Heartbeat, read_heartbeats, who_is_behind, write_heartbeat
 from adhmr.training.native_exit import NativeExit
-from adhmr.training.signals import EXIT_REQUEUE
 
 LOOK_SECONDS = 5.0  # between two looks at the beats
 HEARTBEATS_PER_SECOND = 20  # files written by all ranks of a run together, at most: they share a file system

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adhmr.training.signals import EXIT_REQUEUE
+from adhmr.signals import EXIT_REQUEUE
 from tests.distributed.launch import train
 from tests.distributed.test_trainer_processes import assert_same_run, curve
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.attempts import EXIT_STALE, read_attempts
 from adhmr.training.checkpoint import step_folders
-from adhmr.training.signals import EXIT_REQUEUE
 from adhmr.training.tracking import read_metrics
 from tests.distributed.launch import start, train, wait
 from tests.distributed.test_trainer_processes import assert_same_run, await_step, curve

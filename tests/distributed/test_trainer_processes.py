@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.checkpoint import CheckpointStore
-from adhmr.training.signals import EXIT_REQUEUE
 from adhmr.training.tracking import read_metrics
 from tests.distributed.launch import start, train, wait
 

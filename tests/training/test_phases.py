@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from adhmr.errors import AdhmrError
+from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.replay import replay
 from adhmr.training.run import TASKS, run_stage
-from adhmr.training.signals import EXIT_REQUEUE
 from adhmr.training.tasks.base import BaseTask
 from adhmr.training.tasks.dpo import DpoTask
 from adhmr.training.tracking import read_metrics

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_weights
+from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.checkpoint import CheckpointStore
-from adhmr.training.signals import EXIT_REQUEUE
 from adhmr.training.tracking import read_metrics
 from tests.training.toy import FEATURES, ToyTask, samples, toy_trainer
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
+from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.flight_recorder import prepare_flight_recorder
 from adhmr.training.heartbeats import Heartbeat, heartbeat_file, who_is_behind
-from adhmr.training.signals import EXIT_REQUEUE
 from adhmr.training.watchdog import Watchdog
 from tests.training.hanging import start, wait
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from adhmr.errors import AdhmrError
-from adhmr.training.signals import SIGNALS, StopRequest
+from adhmr.signals import SIGNALS, StopRequest
 
 
 @pytest.fixture(autouse=True)
