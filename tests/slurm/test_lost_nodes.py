@@ -1,6 +1,9 @@
 """Training on a real Slurm cluster whose nodes crash, hang, lose their slurmd or their link, or are drained. The run
 goes on elsewhere, a process that comes back writes nothing, and the weights are those of a quiet run."""
 
+import os
+import signal
+
 import pytest
 
 from tests.slurm.local_cluster import wait_for
@@ -51,13 +54,19 @@ def test_slurmd_is_restarted(healthy, quiet, make_run):
 
 
 def test_frozen_node_thaws(healthy, quiet, make_run):
-    """Both ranks are on the node that hangs: thawed, the old attempt is as able to train as the new one."""
+    """Both ranks are on the node that hangs: thawed, the old attempt is as able to train as the new one. At first the
+    ranks alone go on, as on a node that Slurm does not reach: nobody ends them."""
     run = make_run("ddp", nodes=1, tasks_per_node=2)
     run.wait_step()
     lost = run.nodes()[0]
     healthy.freeze(lost)
-    assert len(healthy.pids(lost, f"{RANK} {run.output}")) == 2
+    old = healthy.pids(lost, f"{RANK} {run.output}")
+    assert len(old) == 2
     run.wait_attempt(2)
+    for pid in old:
+        os.kill(pid, signal.SIGCONT)
+    wait_for("end of the old attempt", lambda: not healthy.pids(lost, f"{RANK} {run.output}"))
+    assert "newer attempt" in run.folder.log(0).read_text()
     healthy.thaw(lost)
     run.wait_done()
     gone(run, lost)
@@ -82,7 +91,7 @@ def test_cut_link_is_joined(healthy, quiet, make_run):
 
 def test_drained_node(healthy, quiet, make_run):
     """It keeps its job and gets no other one; requeued, the run goes elsewhere."""
-    run = make_run("zero2")
+    run = make_run("ddp")
     run.wait_step()
     drained = run.nodes()[1]
     healthy.run("scontrol", "update", f"nodename={drained}", "state=drain", "reason=test")
@@ -90,4 +99,4 @@ def test_drained_node(healthy, quiet, make_run):
     healthy.run("scancel", "--signal", "USR2", run.job)
     run.wait_done()
     assert drained not in run.nodes() and len(run.attempts()) == 2
-    assert_same_run(run.output, quiet["zero2"].output)
+    assert_same_run(run.output, quiet["ddp"].output)
