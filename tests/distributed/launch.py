@@ -7,6 +7,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.training.toy import toy_trainer
 SERVER = multiprocessing.get_context("forkserver")
 # What DeepSpeed and Accelerate import when they are used, seconds a process.
 LATE = ["deepspeed.runtime.zero.muon.original_muon", "transformers"]
-SERVER.set_forkserver_preload(["tests.training.toy", "adhmr.training.zero", *LATE])
+PRELOADED = ["tests.training.toy", "adhmr.training.zero", *LATE]
 
 
 def start(run_dir: Path, world_size: int, settings: dict) -> list[BaseProcess]:
@@ -34,7 +35,7 @@ def train_stage(stage: dict, world_size: int) -> list[int]:
 
 
 def _start(work: Callable[[Path, dict], None], folder: Path, world_size: int, settings: dict) -> list[BaseProcess]:
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the fork server is started from it
+    _restart_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -59,6 +60,16 @@ def wait(processes: list[BaseProcess], seconds: float = 300) -> list[int]:
 def train(run_dir: Path, world_size: int, settings: dict) -> list[int]:
     """Exit codes of a whole run."""
     return wait(start(run_dir, world_size, settings))
+
+
+def _restart_server() -> None:
+    """Once: a process has one fork server, and data loaders of earlier tests may have started it without our modules."""
+    global PRELOADED
+    if PRELOADED:
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the fork server is started from it
+        forkserver._forkserver._stop()  # made for tests, says Python's source
+        SERVER.set_forkserver_preload(PRELOADED)
+        PRELOADED = []
 
 
 def _toy(run_dir: Path, settings: dict) -> None:
