@@ -4,12 +4,14 @@ that submitit's signal handlers, its pickles and its imports have nothing to do 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from launchers.logs import attempt_line
 from launchers.task_ends import TaskEnd, job_name, worker_of, write_task_end
 
 PORTS = (20000, 32000)  # below the ports that Linux gives to outgoing connections
+LAST_SECONDS = 10  # of a job: for step_end to say what follows
 PR_SET_PDEATHSIG = 1  # of Linux
 NOTED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT, signal.SIGINT)
 
@@ -89,8 +92,19 @@ def _say_attempt(folder: LaunchFolder, environment: Mapping[str, str]) -> None:
 
 
 def _run(words: list[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a child that does not outlive this process; 128 + n when signal n killed it."""
-    code = subprocess.Popen(words, env=dict(environment), preexec_fn=end_with_parent).wait()
+    """The exit code of a child that does not outlive this process; 128 + n when signal n killed it.
+
+    A child that heard no signal, hanging perhaps, is killed shortly before the job's end. SLURM's own kill at the end
+    takes the batch script as well, and nobody would be left to requeue the job.
+    """
+    child = subprocess.Popen(words, env=dict(environment), preexec_fn=end_with_parent)
+    left = float(environment.get("ADHMR_JOB_END") or "inf") - LAST_SECONDS - time.time()
+    try:
+        code = child.wait(left if 0 < left < math.inf else None)  # an end that has passed is stale
+    except subprocess.TimeoutExpired:
+        print(f"killed {LAST_SECONDS} s before the job's end: it did not leave by itself", file=sys.stderr, flush=True)
+        child.kill()
+        code = child.wait()
     return code if code >= 0 else 128 - code
 
 
