@@ -63,7 +63,7 @@ def train(run_dir: Path, world_size: int, settings: dict) -> list[int]:
 
 
 def _restart_server() -> None:
-    """Once: a process has one fork server, and data loaders of earlier tests may have started it without our modules."""
+    """Once: a process has one fork server, and loaders of earlier tests may have started it without our modules."""
     global PRELOADED
     if PRELOADED:
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the fork server is started from it
