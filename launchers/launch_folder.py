@@ -6,13 +6,12 @@ Only the files and their formats; who decides what happens next is in step_end.p
 from __future__ import annotations
 
 import json
-import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from adhmr.atomic_file import write_atomically
+from adhmr.event_file import append_event, read_events
 
 EXIT_BAD_NODE = 87  # the preflight found the node unfit: start again elsewhere
 EXIT_CANCELLED = 130  # as after Ctrl-C
@@ -86,14 +85,7 @@ class LaunchFolder:
 
     def events(self, worker: int | None = None) -> list[dict[str, Any]]:
         """The lines of one worker's events file, oldest first, without torn ones."""
-        path = self._events_file(worker)
-        lines = []
-        for line in path.read_bytes().splitlines() if path.exists() else []:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                continue
-        return [line for line in lines if isinstance(line, dict) and "event" in line]
+        return read_events(self._events_file(worker))
 
     def all_events(self) -> list[dict[str, Any]]:
         """Of the job and of all workers of an array, oldest first."""
@@ -103,15 +95,7 @@ class LaunchFolder:
 
     def append_event(self, worker: int | None, **line: Any) -> None:
         """One line, on disk when this returns. A worker of an array has a file of its own: they write at once."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with open(self._events_file(worker), "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    file.write(b"\n")  # its writer was killed in the middle of a line
-            file.write(json.dumps({**line, "worker": worker, "time": time.time()}).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_event(self._events_file(worker), {**line, "worker": worker})
 
     def _events_file(self, worker: int | None) -> Path:
         return self.path / ("events.jsonl" if worker is None else f"events-{worker}.jsonl")

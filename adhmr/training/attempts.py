@@ -3,15 +3,14 @@
 From it: that a run which fails again and again is not started for ever, and its goodput. Nothing is trained here.
 """
 
-import json
 import os
 import socket
 import time
 from pathlib import Path
 from typing import Any, Literal
 
-from adhmr.atomic_file import sync_folder
 from adhmr.errors import AdhmrError
+from adhmr.event_file import append_event, read_events
 
 Outcome = Literal["finished", "left", "hung", "failed"]
 CLEAN = ("finished", "left")  # left: saved and asked to be started again
@@ -48,7 +47,7 @@ class Attempts:
         self.first_begun = begun[0]["time"] if begun else self.first_begun
         failures = _failures_in_a_row(lines, step)
         if len(failures) >= self._max_failed_starts:
-            self._append({"event": "refused", "step": step})
+            append_event(self._path, {"event": "refused", "step": step})
             raise AdhmrError(
                 f"{self._path}: the last {len(failures)} attempts began at step {step} and ended before the next "
                 f"checkpoint ({_counted(failures)}); see their logs, correct the cause, then start the run again: "
@@ -56,7 +55,8 @@ class Attempts:
             )
         self._number = max((line["attempt"] for line in begun), default=0) + 1
         job = {"job": os.environ.get("SLURM_JOB_ID"), "restart": os.environ.get("SLURM_RESTART_COUNT")}
-        self._append(
+        append_event(
+            self._path,
             {
                 "event": "begun",
                 "attempt": self._number,
@@ -65,7 +65,7 @@ class Attempts:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 **{name: value for name, value in job.items() if value is not None},
-            }
+            },
         )
         return self._number
 
@@ -74,7 +74,7 @@ class Attempts:
         if not self._number or self._newest() > self._number:
             return
         ended = {"event": "ended", "attempt": self._number, "step": step, "outcome": outcome}
-        self._append({**ended, "reason": " ".join(reason.split())[:REASON_LENGTH]})
+        append_event(self._path, {**ended, "reason": " ".join(reason.split())[:REASON_LENGTH]})
 
     def check_newest(self) -> None:
         """Raises NewerAttempt when a later attempt has begun."""
@@ -94,27 +94,10 @@ class Attempts:
         """Share of the time since the first attempt began that was spent on steps that count."""
         return productive_seconds / max(time.time() - self.first_begun, productive_seconds, 1e-9)
 
-    def _append(self, line: dict[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._path, "ab+") as file:
-            if file.tell() and not _ends_with_a_newline(file):
-                file.write(b"\n")  # its process was killed while it wrote the last line
-            file.write(json.dumps({**line, "time": time.time()}).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(self._path.parent)
-
 
 def read_attempts(run_dir: str | Path) -> list[dict[str, Any]]:
     """The lines of run_dir/attempts.jsonl, oldest first, without torn ones."""
-    path = Path(run_dir) / "attempts.jsonl"
-    lines = []
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return [line for line in lines if isinstance(line, dict) and "event" in line]
+    return read_events(Path(run_dir) / "attempts.jsonl")
 
 
 def _failures_in_a_row(lines: list[dict[str, Any]], step: int) -> list[str]:
@@ -139,8 +122,3 @@ def _failures_in_a_row(lines: list[dict[str, Any]], step: int) -> list[str]:
 def _counted(failures: list[str]) -> str:
     """Equal ones together, the latest first."""
     return "; ".join(f"{failures.count(failure)} x {failure}" for failure in dict.fromkeys(failures))
-
-
-def _ends_with_a_newline(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
