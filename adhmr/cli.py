@@ -103,9 +103,7 @@ def pipeline(
     """Run a chain of stages: adhmr pipeline PIPE.yaml [stage.a.b=c ...]. A rerun continues."""
     from launchers.pipeline import run_pipeline
 
-    run_pipeline(
-        pipeline_file, list(overrides), cluster=cluster, dry_run=dry_run, wait=wait, accept_code=accept_code
-    )
+    run_pipeline(pipeline_file, list(overrides), cluster=cluster, dry_run=dry_run, wait=wait, accept_code=accept_code)
 
 
 @cli.command()

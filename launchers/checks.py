@@ -10,7 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from adhmr.config.stages import DpoStage, StageConfig, TrainingStage
+from adhmr.config.alignment import DpoStage
+from adhmr.config.common import StageConfig, TrainingStage
 from adhmr.data.steps import BatchSizes, micro_batches
 from adhmr.errors import AdhmrError
 from launchers.cluster import Allocation, ClusterConfig

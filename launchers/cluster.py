@@ -13,8 +13,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
+from adhmr.config.common import StageConfig, TrainingStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import ReportStage, StageConfig, SynthStage, TrainingStage
+from adhmr.config.stages import ReportStage, SynthStage
 from adhmr.errors import AdhmrError
 
 FOLDER = Path("configs/clusters")

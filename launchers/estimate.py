@@ -13,8 +13,10 @@ from statistics import median
 
 from pydantic import TypeAdapter
 
+from adhmr.config.alignment import DpoStage
+from adhmr.config.common import TrainingStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, Stage, TrainingStage
+from adhmr.config.stages import BaseStage, ScorerStage, Stage
 from adhmr.data.steps import micro_batches
 from adhmr.training.tracking import read_metrics
 from launchers.checks import batch_sizes

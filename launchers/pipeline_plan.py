@@ -14,9 +14,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from adhmr.config.common import StageConfig
 from adhmr.config.entry_points import STAGES
 from adhmr.config.loading import load_config
-from adhmr.config.stages import Stage, StageConfig
+from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from launchers.code_version import code_files
 from launchers.pipeline_config import EACH_ROUND, PipelineConfig, PipelineStage

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from adhmr.config.generation import GenerateStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import GenerateStage, Stage
+from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from adhmr.preference.progress import retry_failed
 from launchers.cluster import ClusterConfig, allocation_of

@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
+from adhmr.config.common import StageConfig, TrainingStage
 from adhmr.config.loading import check_values
-from adhmr.config.stages import Stage, StageConfig, TrainingStage
+from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from launchers.cluster import ClusterConfig, allocation_of
 

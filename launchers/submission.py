@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from adhmr.atomic_file import write_atomically
+from adhmr.config.common import StageConfig
 from adhmr.config.loading import load_config, save_resolved
-from adhmr.config.stages import Stage, StageConfig
+from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from launchers.batch_script import StageExecutor, make_executor, script_text
 from launchers.checks import check_partition, check_stage

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adhmr.config.stages import StageConfig, TrainingStage
+from adhmr.config.common import StageConfig, TrainingStage
 from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.attempts import EXIT_STALE, read_attempts
 from launchers.cluster import ClusterConfig

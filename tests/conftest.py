@@ -56,7 +56,7 @@ def tiny_weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def preferences(tmp_path_factory, studio_set, tiny_weights) -> Path:
     """What a generate stage wrote for studio_set: the folders studio-error, studio-scorer and studio-random."""
-    from adhmr.config.stages import GenerateStage
+    from adhmr.config.generation import GenerateStage
     from adhmr.preference.generate import run_stage
     from tests.tiny import CROP
 

@@ -1,5 +1,7 @@
-"""One typed configuration a stage. A stage is one YAML file whose `stage:` key chooses the class here; what a stage
-does with its configuration lives elsewhere (adhmr.cli maps stages to code)."""
+"""One typed configuration a stage: a stage is one YAML file whose `stage:` key chooses the class in `Stage`.
+
+What a stage does with it lives elsewhere (entry_points.py maps stages to code). Generation and alignment have files of
+their own, generation.py and alignment.py; what stages have in common is in common.py."""
 
 from __future__ import annotations
 
@@ -8,78 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from adhmr.config.alignment import DpoStage
 from adhmr.config.base import StrictModel
-from adhmr.config.data import (
-    AugmentConfig,
-    CropConfig,
-    DataConfig,
-    DataSetConfig,
-    Fraction,
-    PhaseConfig,
-    ShardFolder,
-    folder_name,
-)
+from adhmr.config.common import HypothesesStage, StageConfig, TrainingStage, check_crop
+from adhmr.config.data import CropConfig, DataConfig, DataSetConfig, ShardFolder, folder_name
+from adhmr.config.generation import GenerateStage
 from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
 from adhmr.config.protocol import ProtocolConfig
-from adhmr.config.resources import ResourcesConfig
-from adhmr.config.training import DistributedConfig, OptimConfig, ProfileConfig, TrackingConfig, TrainConfig
-
-
-class StageConfig(StrictModel):
-    """What every stage has."""
-
-    output: Path  # the run folder; everything the stage writes is inside it
-    seed: int = 0
-    threads: int = Field(0, ge=0)  # CPU threads of tensor operations; 0 leaves torch's own choice
-    body: Path | None = None  # a body file in SMPL's format; null: the open body of the package
-    resources: ResourcesConfig = ResourcesConfig()  # of its jobs on a cluster (adhmr submit); no part of the result
-
-    @model_validator(mode="after")
-    def _check_resources(self) -> StageConfig:
-        if self.resources.processes > 1 and not isinstance(self, TrainingStage):
-            raise ValueError("resources: nodes and tasks_per_node are for stages that train; this one is one process")
-        if self.resources.array is not None and not isinstance(self, GenerateStage):
-            raise ValueError("resources.array is for stage generate; no other shares its work among several jobs")
-        return self
-
-
-class SamplerConfig(StrictModel):
-    """DDIM sampling of hypotheses; the defaults are the paper's four network calls without fresh noise."""
-
-    steps: int = Field(3, gt=0, le=1000)  # timesteps are range(0, 1000, 1000 // steps): 3 makes four network calls
-    eta: float = Field(0.0, ge=0, le=1)  # share of DDPM's fresh noise in each step; 0 is deterministic
-
-
-class HypothesesStage(StageConfig):
-    """What the stages that sample hypotheses and pose bodies by them have in common."""
-
-    sampler: SamplerConfig = SamplerConfig()
-    ik: Literal["naive", "adaptive"] = "naive"  # inverse kinematics: naive is the released code's, adaptive HybrIK's
-
-
-def check_crop(crop: CropConfig, size: int, aspect: float = 1.0) -> None:
-    """The data's crops must be of the size and shape that the model is made for."""
-    if crop.size != size:
-        raise ValueError(f"data.crop.size is {crop.size}, model.crop_size is {size}: they must be equal")
-    if crop.aspect != aspect:
-        raise ValueError(f"data.crop.aspect is {crop.aspect}, the model's crops have {aspect}: they must be equal")
-
-
-class TrainingStage(StageConfig):
-    """What the three trained stages have in common."""
-
-    train: TrainConfig
-    optim: OptimConfig
-    tracking: TrackingConfig = TrackingConfig()
-    distributed: DistributedConfig = DistributedConfig()
-    profile: ProfileConfig | None = None
-
-    @model_validator(mode="after")
-    def _check_compile(self) -> TrainingStage:
-        if self.train.compile and self.distributed.strategy == "zero3":
-            raise ValueError("train.compile and distributed.strategy zero3 exclude each other: use ddp, zero1 or zero2")
-        return self
 
 
 # ------------------------------------------------------------------------------------------------ embedded data
@@ -156,113 +94,6 @@ class ScorerStage(TrainingStage):
         check_crop(self.data.crop, self.model.crop_size, self.model.crop_aspect)
         if isinstance(self.model.encoder, ViTConfig) and (self.loss.joints2d or self.loss.heatmap or self.loss.depth):
             raise ValueError("loss.joints2d, heatmap and depth are for encoders that find joints; neck vit does not")
-        return self
-
-
-# ------------------------------------------------------------------------------------------------ preferences
-class GenerateSet(StrictModel):
-    path: ShardFolder
-    # Each ranking gives a folder <set>-<ranking>. scorer: the reward model; error: PVE, for exact labels (studio);
-    # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints;
-    # truth: no ranking but the released code's studio pair, the exact label against the zero-noise hypothesis
-    rankings: list[Literal["scorer", "error", "random", "mode", "joints2d", "truth"]] = Field(min_length=1)
-    stride: int = Field(1, gt=0)  # every stride-th sample
-    limit: int | None = None  # at most so many of them
-
-
-class LedgerConfig(StrictModel):
-    """How workers share the units of a stage. No result depends on it."""
-
-    lease_seconds: float = Field(120.0, ge=1)  # without a sign of life, before others take over a worker's unit
-    attempts: int = Field(3, gt=0)  # that may end in an error before a unit is given up
-
-
-class GenerateStage(HypothesesStage):
-    """Sample hypotheses, rank them, pair them, write preference shards (paper section 4.3)."""
-
-    stage: Literal["generate"]
-    base: Path
-    scorer: Path | None = None
-    sets: list[GenerateSet]
-    crop: CropConfig
-    hypotheses: int = Field(50, gt=0)  # M
-    pairs: int = Field(5, gt=0)  # K
-    margin: float = 0.0  # smallest difference of the ranking value within a pair (raw score, metres, or pixels)
-    features: bool = True  # store the frozen encoder's features beside the pairs
-    images_per_batch: int = 16
-    unit: int = Field(250, gt=0)  # images a work unit: one shard of output
-    precision: Literal["fp32", "bf16"] = "fp32"
-    ledger: LedgerConfig = LedgerConfig()
-
-    @model_validator(mode="after")
-    def _check_hypotheses(self) -> GenerateStage:
-        ranked = {ranking for chosen in self.sets for ranking in chosen.rankings} - {"truth"}
-        if ranked and self.hypotheses < 2:
-            raise ValueError(f"hypotheses is 1, but ranking {min(ranked)} compares two; only truth does with one")
-        if "scorer" in ranked and self.scorer is None:
-            raise ValueError("ranking scorer needs a reward model: set scorer to its weights")
-        return self
-
-    @model_validator(mode="after")
-    def _check_folders(self) -> GenerateStage:
-        folders = [f"{folder_name(chosen.path)}-{name}" for chosen in self.sets for name in chosen.rankings]
-        repeated = sorted({name for name in folders if folders.count(name) > 1})
-        if repeated:
-            raise ValueError(f"sets: two make the folder {repeated[0]}; give one of the source folders another name")
-        return self
-
-
-class PreferenceSet(StrictModel):
-    path: ShardFolder
-    weight: float = Field(1.0, ge=0)  # share of the first mixture; 0: not in it
-    occlusion_probability: Fraction | None = None  # in place of augment.occlusion_probability
-
-
-class DpoStage(TrainingStage):
-    """Align a base model with preference shards (paper equation 5). docs/training.md says where paper and released code
-    differ in a key."""
-
-    stage: Literal["dpo"]
-    base: Path
-    base_ema: Path | None = None  # the base's averaged weights, where the average starts; null: at the policy's own
-    preferences: list[PreferenceSet]
-    period: int = 64
-    phases: list[PhaseConfig] = []  # as data.phases, by names of folders
-    skip_ranges: list[tuple[int, int]] = []  # as data.skip_ranges
-    pairs_per_image: int = Field(1, gt=0)
-    augment: AugmentConfig | None = None  # of the stored crops; pairs move with them
-    workers: int = 1
-    objective: Literal["dpo", "kto"] = "dpo"
-    beta: float = 100.0
-    norm: Literal["group", "single"] = "group"  # group: joints and twists apart (code); single: one norm (paper)
-    noise: Literal["shared", "independent"] = "shared"  # of winner and loser: one noise (code), or one each (paper)
-    mask: Literal["full", "labels"] = "full"  # what counts of the 133 numbers: all, or what the label knows (code)
-    winner_weight: float = 0.0  # adds the winner's own denoising error
-    desirable_weight: float = 1.0  # kto: of the samples that show a winner
-    undesirable_weight: float = 1.0  # kto: of the samples that show a loser
-    train_encoder: bool = False  # false: the denoiser alone (paper); true: the encoder too (code)
-    encoder_lr_scale: float = Field(1.0, ge=0)  # of an encoder that trains, as in the base stage
-    encoder_head_lr_scale: float = Field(1.0, ge=0)
-    validation: DataSetConfig | None = None
-    validation_limit: int = 200
-    validation_padding: float = 1.25  # of the crops, as in training
-
-    @property
-    def data_sets(self) -> list[DataSetConfig]:
-        """The preferences as the data sets that their folders are."""
-        return [
-            DataSetConfig(path=item.path, weight=item.weight, occlusion_probability=item.occlusion_probability)
-            for item in self.preferences
-        ]
-
-    @model_validator(mode="after")
-    def _check_switches(self) -> DpoStage:
-        if self.base_ema is not None and not self.train_encoder:
-            raise ValueError("base_ema needs train_encoder: true; with a frozen encoder, base is the averaged weights")
-        if self.base_ema is not None and self.train.ema_decay is None:
-            raise ValueError("base_ema is where the average starts, but train.ema_decay is null: there is none")
-        if self.objective == "kto" and self.noise == "independent":
-            raise ValueError("noise: independent needs objective: dpo; kto shows a winner or a loser, never both")
         return self
 
 

@@ -16,7 +16,7 @@ from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.root_depth import estimate_root_depth
-from adhmr.config.stages import GenerateStage
+from adhmr.config.generation import GenerateStage
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample

@@ -12,7 +12,7 @@ from adhmr.body.camera import joints_from_uvd
 from adhmr.body.codec import PoseCodec
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.kinematics import inverse_kinematics
-from adhmr.config.stages import SamplerConfig
+from adhmr.config.common import SamplerConfig
 from adhmr.data.randomness import generator_for
 from adhmr.diffusion.sampler import FreshNoise, ddim_sample
 from adhmr.models.base_model import BaseModel

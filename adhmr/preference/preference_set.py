@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from adhmr.atomic_file import write_atomically
-from adhmr.config.stages import GenerateSet, GenerateStage
+from adhmr.config.generation import GenerateSet, GenerateStage
 from adhmr.data.claim import claim_folder
 from adhmr.data.index import canonical_json
 from adhmr.data.index_build import shard_index, write_index

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Literal
 
-from adhmr.config.stages import TrainingStage
+from adhmr.config.common import TrainingStage
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import weights_hash
 from adhmr.training.checkpoint import differences, step_folders, step_of, verify

@@ -54,9 +54,7 @@ class NonFiniteGuard:
         )
         if self._distribution.is_main:
             records = json.loads(self._path.read_text()) if self._path.exists() else []
-            records = [
-                record for record in records if record["step"] < state.step
-            ]  # others come again
+            records = [record for record in records if record["step"] < state.step]  # others come again
             records = [*records, {"step": state.step, "ranks": ranks}][-MAX_RECORDS:]
             write_atomically(self._path, json.dumps(records, indent=1))
         if state.skipped_in_a_row > self._max_in_a_row:

@@ -13,7 +13,9 @@ import numpy as np
 
 from adhmr.atomic_file import write_atomically
 from adhmr.body.codec import PoseCodec
-from adhmr.config.stages import DpoStage, ScorerStage, TrainingStage
+from adhmr.config.alignment import DpoStage
+from adhmr.config.common import TrainingStage
+from adhmr.config.stages import ScorerStage
 from adhmr.data.stream import PositionDataSet, open_sets
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError

@@ -8,8 +8,10 @@ from importlib import import_module
 from pydantic import ValidationError
 
 from adhmr.body.body_model import body_hash
+from adhmr.config.alignment import DpoStage
+from adhmr.config.common import TrainingStage
 from adhmr.config.data import DataConfig
-from adhmr.config.stages import BaseStage, DpoStage, ScorerStage, TrainingStage
+from adhmr.config.stages import BaseStage, ScorerStage
 from adhmr.data.stream import open_sets
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import weights_hash

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from adhmr.config.common import TrainingStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import Stage, TrainingStage
+from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from adhmr.training.checkpoint import CheckpointStore
 

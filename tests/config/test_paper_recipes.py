@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from adhmr.config.alignment import DpoStage
+from adhmr.config.generation import GenerateStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import DpoStage, GenerateStage, Stage
+from adhmr.config.stages import Stage
 
 PAPER = Path(__file__).resolve().parents[2] / "configs" / "experiments" / "paper"
 RUNS = "runs/paper/"

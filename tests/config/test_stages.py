@@ -6,11 +6,12 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from adhmr.cli import STAGES
+from adhmr.config.alignment import DpoStage
+from adhmr.config.entry_points import STAGES
 from adhmr.config.loading import load_config, save_resolved
 from adhmr.config.losses import NoiseConfig
 from adhmr.config.model import BaseModelConfig, EncoderConfig
-from adhmr.config.stages import DpoStage, Stage
+from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from launchers.pipeline import plan_pipeline
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adhmr.config.stages import GenerateStage
+from adhmr.config.generation import GenerateStage
 from adhmr.data.randomness import generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from adhmr.body.camera import project
 from adhmr.config.data import CropConfig
+from adhmr.config.generation import GenerateStage
 from adhmr.config.model import ScorerConfig
-from adhmr.config.stages import GenerateStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardWriter

@@ -13,7 +13,7 @@ if REPOSITORY not in sys.path:
 @pytest.fixture
 def dpo_config(tmp_path, preferences, tiny_weights):
     """Makes a DpoStage on the tiny preferences; keywords change it."""
-    from adhmr.config.stages import DpoStage
+    from adhmr.config.alignment import DpoStage
 
     def make(**changes) -> DpoStage:
         values = {

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from adhmr.body.codec import PoseCodec
 from adhmr.config.data import AugmentConfig
+from adhmr.config.generation import GenerateStage
 from adhmr.config.model import BaseModelConfig
-from adhmr.config.stages import GenerateStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import collate
@@ -94,14 +94,14 @@ def test_a_trained_encoder_trains_whatever_the_denoiser_reads(dpo_config, prefer
 def test_a_trained_encoder_keeps_its_statistics_and_the_reference_its_weights(dpo_config, preferences):
     task = DpoTask(dpo_config(**ENCODER))
     batch = batch_of(task, preferences / "studio-error")
-    before, reference = snapshot(task.model), snapshot(task.reference)
+    before, reference = snapshot(task.model), snapshot(task.reference.model)
     losses = train(task, batch, 20, lr=1e-4)
     assert np.mean(losses[-4:]) < losses[0] - 0.05
     touched = changed(task.model, before)
     assert not any("running" in name or "num_batches" in name for name in touched)
     assert any(name.startswith("encoder.neck.smooth.1.weight") for name in touched)  # a batch norm's affine part
     assert any(name.startswith("denoiser.") for name in touched)
-    assert not changed(task.reference, reference)
+    assert not changed(task.reference.model, reference)
 
 
 def test_a_trained_encoder_does_not_read_stored_features(dpo_config, preferences):
@@ -212,8 +212,8 @@ def test_the_policy_has_dropout_and_the_reference_has_none(dpo_config, preferenc
     task = DpoTask(dpo_config(base=tmp_path / "base.safetensors", **encoder))
     batch = batch_of(task, preferences / "studio-error")
     task.model.train()  # as the trainer does
-    first, second = (task._predicted_noise(task.model, batch, *shown(task, batch)) for _ in range(2))
-    assert not torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    first, second = (task._errors(task.model, batch, *shown(task, batch)) for _ in range(2))
+    assert not torch.equal(first[0]["joint"], second[0]["joint"]) and torch.equal(first[1]["joint"], second[1]["joint"])
 
 
 # ------------------------------------------------------------------------------------------------ noise
@@ -258,7 +258,7 @@ def test_label_masks_leave_the_wild_sets_2d_joints_alone(dpo_config, preferences
 
 def shown(task: DpoTask, batch: dict):
     x0, noise, t = task._shown(batch)
-    return task.schedule.q_sample(x0, t, noise), t
+    return task.schedule.q_sample(x0, t, noise), t, noise
 
 
 def test_without_masks_all_numbers_count_whatever_the_label_knows(dpo_config, preferences):
@@ -303,10 +303,15 @@ def test_kto_by_the_formula(dpo_config, preferences):
     batch = batch_of(task, preferences / "studio-error")
     loss, logs = task.loss(task.model, batch)
     with torch.no_grad():
-        ours, theirs = task._predicted_noise(task.model, batch, *shown(task, batch))
+        x_t, t, noise = shown(task, batch)
+        features = task.reference.features(batch)
+        ours, theirs = (
+            torch.cat(network(x_t[..., :87], x_t[..., 87:], t, features), -1)
+            for network in (task.model, task.reference.model.denoiser)
+        )
     expected = 0.0
     for part in (slice(0, 87), slice(87, 133)):
-        error, reference = ((x - batch["noise"])[..., part].square().mean(-1).numpy() for x in (ours, theirs))
+        error, reference = ((x - noise)[..., part].square().mean(-1).numpy() for x in (ours, theirs))
         gain = -(error - reference)
         kl = max(gain.mean(), 0.0)
         for g, e, desirable in zip(gain.flat, error.flat, batch["desirable"].flatten().tolist()):
@@ -335,7 +340,7 @@ def test_pairs_move_with_the_augmented_crop(dpo_config, truth_set, flip):
     augment = AugmentConfig(flip_probability=flip, rotation_probability=1.0, shift=0.1)
     config = dpo_config(preferences=[{"path": truth_set}], pairs_per_image=1, augment=augment)
     task = DpoTask(config)
-    assert not task.stored_features
+    assert not task.reference.stored_features
     transform = task.transform()
     for row in range(10):
         sample = ShardReader(truth_set).read(row)

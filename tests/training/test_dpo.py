@@ -71,19 +71,20 @@ def winner_errors(task: DpoTask, batch: dict) -> torch.Tensor:
     signal, spread = task.schedule.coefficients(batch["t"])
     x_t = signal * batch["winner"] + spread * batch["noise"]
     stored = {name.removeprefix("features_"): value for name, value in batch.items() if name.startswith("features_")}
-    features = task.reference.encoder(torch.zeros(4, 3, 64, 64))._replace(**{k: v.float() for k, v in stored.items()})
+    features = task.reference.model.encoder(torch.zeros(4, 3, 64, 64))
+    features = features._replace(**{k: v.float() for k, v in stored.items()})
     joint, twist = task.model(x_t[..., :87], x_t[..., 87:], batch["t"], features)
     return (joint - batch["noise"][..., :87]).square().mean() + (twist - batch["noise"][..., 87:]).square().mean()
 
 
 def test_alignment_learns_a_fixed_batch_and_touches_neither_reference_nor_encoder(dpo):
     task, batch = dpo
-    reference, encoder = snapshot(task.reference), snapshot(task.reference.encoder)
+    reference, encoder = snapshot(task.reference.model), snapshot(task.reference.model.encoder)
     losses = train(task, batch, 20, lr=1e-4)
     assert np.mean(losses[-4:]) < losses[0] - 0.05
     _, logs = task.loss(task.model, batch)
     assert logs["joint_accuracy"] > 0.6 and logs["joint_margin"] > 0
-    assert not changed(task.reference, reference) and not changed(task.reference.encoder, encoder)
+    assert not changed(task.reference.model, reference) and not changed(task.reference.model.encoder, encoder)
 
 
 def test_winner_and_loser_share_timestep_and_noise(dpo_config, preferences):
@@ -99,7 +100,7 @@ def test_stored_features_stand_for_the_image(dpo_config, preferences, studio_set
     reader, crop = ShardReader(studio_set), PersonCrop(CropConfig(**CROP), None)
     images = torch.from_numpy(np.stack([crop(reader.read(n), RandomKey(0, n))["image"] for n in range(4)]))
     with torch.no_grad():
-        features = task.reference.encoder(images)
+        features = task.reference.model.encoder(images)
     stored, transform = ShardReader(preferences / "studio-error"), task.transform()
     items = {"stored": [], "again": [], "image": [], "other": []}
     for n in range(4):

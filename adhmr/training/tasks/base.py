@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from adhmr.body.body_model import BodyModel
 from adhmr.body.codec import PoseCodec
-from adhmr.config.stages import BaseStage, check_crop
+from adhmr.config.common import check_crop
+from adhmr.config.stages import BaseStage
 from adhmr.data.randomness import RandomKey, generator_for
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import PersonCrop

@@ -1,36 +1,33 @@
-"""Task "dpo": align a base model with preference pairs, by DPO (paper section 4.3 and equation 5) or KTO. The denoiser
-trains, with `train_encoder` the encoder too. What a batch holds is in pairs.py."""
+"""Task "dpo": align a base model with preference pairs, by DPO (paper section 4.3 and equation 5) or KTO.
+
+The denoiser trains, with `train_encoder` the encoder too. What a batch holds is in pairs.py, what the reference says of
+it in reference.py."""
 
 from __future__ import annotations
 
-import copy
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adhmr.body.body_model import BodyModel
+from adhmr.config.alignment import DpoStage
 from adhmr.config.data import CropConfig
-from adhmr.config.stages import DpoStage
-from adhmr.data.shard_reader import ShardReader
 from adhmr.diffusion.schedule import LinearSchedule
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
 from adhmr.models.weights import load_model, read_metadata
-from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss, kto_gain, kto_loss, masked_mean
-from adhmr.preference.records import encoder_hash, features_from_batch
+from adhmr.objectives.preference import PairErrors, dpo_loss, kto_gain, kto_loss, masked_mean
 from adhmr.training.distributed import mean_over_ranks
 from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
 from adhmr.training.tasks.pairs import PairTransform
+from adhmr.training.tasks.reference import Reference, denoising_errors, network_inputs
 
-NUM_JOINT_VALUES = 87  # of the 133 numbers of x0; the rest are twists
+JOINT_SHARE = 87 / 133  # of joints among the numbers of x0; the rest are twists
 # Parts of the encoder that the denoiser's output does not depend on, or only without gradient (the depths, as anchor).
 UNREAD_PARTS = ("neck.betas.", "neck.betas_map.", "depth_maps.")
-
-log = logging.getLogger(__name__)
 
 
 class DpoTask(Task):
@@ -40,29 +37,13 @@ class DpoTask(Task):
         self.config = config
         base = load_model(config.base, "base")
         self.base_config = base.config
-        self.reference: BaseModel = copy.deepcopy(base).requires_grad_(False).eval()
+        self.reference = Reference(config, base)
         self.model: nn.Module = base if config.train_encoder else base.denoiser
         if config.train_encoder:
             for name, parameter in base.encoder.named_parameters():
                 parameter.requires_grad_(not name.startswith(UNREAD_PARTS))
-        self.stored_features = not config.train_encoder and config.augment is None and self._features_are_stored()
-        self.groups = {"joint": slice(0, NUM_JOINT_VALUES), "twist": slice(NUM_JOINT_VALUES, None)}
-        if config.norm == "single":
-            self.groups = {"pose": slice(None)}
         self.schedule = LinearSchedule()
         torch.manual_seed(config.seed)
-
-    def _features_are_stored(self) -> bool:
-        """Whether every preference folder holds the features of this very encoder."""
-        own = encoder_hash(self.reference.encoder)
-        for item in self.config.preferences:
-            sample = ShardReader(item.path).read(0)
-            if "features.npy" not in sample.extras:
-                return False
-            if sample.provenance.get("encoder") != own:
-                log.warning(f"{item.path}: its features are of another encoder than {self.config.base}; not used")
-                return False
-        return True
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         if not self.config.train_encoder:
@@ -86,18 +67,15 @@ class DpoTask(Task):
         return average.state_dict()
 
     def transform(self) -> PairTransform:
-        return PairTransform(self.config, self.base_config.crop_size, self.stored_features)
+        return PairTransform(self.config, self.base_config.crop_size, self.reference.stored_features)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         x0, noise, t = self._shown(batch)
-        ours, theirs = self._predicted_noise(model, batch, self.schedule.q_sample(x0, t, noise), t)
-        weight = batch["weight"][:, None]  # (N, 1, 133)
+        ours, theirs = self._errors(model, batch, self.schedule.q_sample(x0, t, noise), t, noise)
         total, logs = torch.zeros((), device=t.device), {}
-        for name, part in self.groups.items():
-            policy = denoising_error(ours[..., part], noise[..., part], weight[..., part])  # (N, M)
-            reference = denoising_error(theirs[..., part], noise[..., part], weight[..., part])
+        for name in ours:
             objective = self._kto if self.config.objective == "kto" else self._dpo
-            loss, winners, figures = objective(policy, reference, batch)
+            loss, winners, figures = objective(ours[name], theirs[name], batch)
             total = total + loss + self.config.winner_weight * winners
             logs |= {f"{name}_{key}": value for key, value in figures.items()} | {f"{name}_loss": loss}
         return total, logs
@@ -112,25 +90,27 @@ class DpoTask(Task):
         noise = torch.cat([batch["noise"], batch.get("loser_noise", batch["noise"])], 1)
         return x0, noise, batch["t"].repeat(1, 2)
 
-    def _predicted_noise(self, model: nn.Module, batch: Batch, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, M, 133) under the policy and under the reference. All hypotheses of an image share its features; the
-        policy's are its own encoder's when that trains, else the reference's."""
-        inputs = (x_t[..., :NUM_JOINT_VALUES], x_t[..., NUM_JOINT_VALUES:], t)
-        # Only the policy is wrapped for mixed precision. The reference must round as it does: what is compared is tiny.
-        precision = torch.autocast(t.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
+    def _errors(
+        self, model: nn.Module, batch: Batch, x_t: Tensor, t: Tensor, noise: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Denoising errors (N, M) by group, under the policy and under the reference. All hypotheses of an image share
+        its features; the policy's are its own encoder's when that trains, else the reference's."""
+        features = self.reference.features(batch)
         if self.config.train_encoder:
             self.model.encoder.eval()  # its batch statistics stay as they were trained
-            _, *ours = model(batch["image"], *inputs)
-            with torch.no_grad(), precision:
-                _, *theirs = self.reference(batch["image"], *inputs)
+            _, *predicted = model(batch["image"], *network_inputs(x_t), t)
         else:
-            with torch.no_grad():
-                stored = "image" not in batch
-                features = features_from_batch(batch) if stored else self.reference.encoder(batch["image"])
-            ours = model(*inputs, features)
-            with torch.no_grad(), precision:
-                theirs = self.reference.denoiser(*inputs, features)
-        return torch.cat([part.float() for part in ours], -1), torch.cat([part.float() for part in theirs], -1)
+            predicted = model(*network_inputs(x_t), t, features)
+        ours = denoising_errors(predicted, noise, batch["weight"])  # (N, M, 2)
+        theirs = self.reference.errors(batch, x_t, t, noise, features)
+        return self._by_group(ours), self._by_group(theirs)
+
+    def _by_group(self, errors: Tensor) -> dict[str, Tensor]:
+        """Errors (N, M, 2) of joints and twists as the groups whose losses are added."""
+        joint, twist = errors.unbind(-1)
+        if self.config.norm == "single":
+            return {"pose": JOINT_SHARE * joint + (1 - JOINT_SHARE) * twist}
+        return {"joint": joint, "twist": twist}
 
     def _dpo(self, policy: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """(loss, the winners' mean error, logs) of errors (N, 2P)."""
@@ -156,7 +136,7 @@ class DpoTask(Task):
         if self.config.train_encoder:
             return module
         whole = BaseModel(self.base_config)
-        whole.encoder, whole.denoiser = self.reference.encoder, module
+        whole.encoder, whole.denoiser = self.reference.model.encoder, module
         return whole
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

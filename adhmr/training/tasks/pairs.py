@@ -9,8 +9,8 @@ import numpy as np
 
 from adhmr.body.codec import PoseCodec
 from adhmr.body.skeleton import FLIP_JOINTS, FLIP_TWISTS
+from adhmr.config.alignment import DpoStage
 from adhmr.config.data import CropConfig
-from adhmr.config.stages import DpoStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import PersonCrop

@@ -1,0 +1,59 @@
+"""Stage generate: from a base model and a way of ranking to preference shards (paper section 4.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from adhmr.config.base import StrictModel
+from adhmr.config.common import HypothesesStage, LedgerConfig
+from adhmr.config.data import CropConfig, ShardFolder, folder_name
+
+
+class GenerateSet(StrictModel):
+    path: ShardFolder
+    # Each ranking gives a folder <set>-<ranking>. scorer: the reward model; error: PVE, for exact labels (studio);
+    # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints;
+    # truth: no ranking but the released code's studio pair, the exact label against the zero-noise hypothesis
+    rankings: list[Literal["scorer", "error", "random", "mode", "joints2d", "truth"]] = Field(min_length=1)
+    stride: int = Field(1, gt=0)  # every stride-th sample
+    limit: int | None = None  # at most so many of them
+
+
+class GenerateStage(HypothesesStage):
+    """Sample hypotheses, rank them, pair them, write preference shards (paper section 4.3)."""
+
+    shares_work: ClassVar[bool] = True
+
+    stage: Literal["generate"]
+    base: Path
+    scorer: Path | None = None
+    sets: list[GenerateSet]
+    crop: CropConfig
+    hypotheses: int = Field(50, gt=0)  # M
+    pairs: int = Field(5, gt=0)  # K
+    margin: float = 0.0  # smallest difference of the ranking value within a pair (raw score, metres, or pixels)
+    features: bool = True  # store the frozen encoder's features beside the pairs
+    images_per_batch: int = 16
+    unit: int = Field(250, gt=0)  # images a work unit: one shard of output
+    precision: Literal["fp32", "bf16"] = "fp32"
+    ledger: LedgerConfig = LedgerConfig()
+
+    @model_validator(mode="after")
+    def _check_hypotheses(self) -> GenerateStage:
+        ranked = {ranking for chosen in self.sets for ranking in chosen.rankings} - {"truth"}
+        if ranked and self.hypotheses < 2:
+            raise ValueError(f"hypotheses is 1, but ranking {min(ranked)} compares two; only truth does with one")
+        if "scorer" in ranked and self.scorer is None:
+            raise ValueError("ranking scorer needs a reward model: set scorer to its weights")
+        return self
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> GenerateStage:
+        folders = [f"{folder_name(chosen.path)}-{name}" for chosen in self.sets for name in chosen.rankings]
+        repeated = sorted({name for name in folders if folders.count(name) > 1})
+        if repeated:
+            raise ValueError(f"sets: two make the folder {repeated[0]}; give one of the source folders another name")
+        return self
