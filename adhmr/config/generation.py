@@ -35,10 +35,13 @@ class GenerateStage(HypothesesStage):
     hypotheses: int = Field(50, gt=0)  # M
     pairs: int = Field(5, gt=0)  # K
     margin: float = 0.0  # smallest difference of the ranking value within a pair (raw score, metres, or pixels)
-    features: bool = True  # store the frozen encoder's features beside the pairs
-    images_per_batch: int = 16
+    keep: Literal["pairs", "all"] = "pairs"  # all: also the M hypotheses with their values, for group objectives
+    # The frozen encoder's features beside the pairs. Maps in half precision, or as the encoder gave them.
+    features: Literal["none", "fp16", "fp32"] = "fp16"
+    images_per_batch: int = Field(16, gt=0)  # in one call of the encoder
+    hypotheses_per_call: int = Field(800, gt=0)  # in one call of the denoiser or the scorer: bounds their memory
     unit: int = Field(250, gt=0)  # images a work unit: one shard of output
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"  # of encoder, denoiser and scorer
     ledger: LedgerConfig = LedgerConfig()
 
     @model_validator(mode="after")

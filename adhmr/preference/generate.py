@@ -30,7 +30,7 @@ from adhmr.preference.pairing import make_pairs, pair_records, truth_record
 from adhmr.preference.preference_set import PreferenceSet
 from adhmr.preference.progress import LEDGERS, PLAN_NAME, WORKERS
 from adhmr.preference.rankings import RANKINGS, RankingContext
-from adhmr.preference.records import encode_array, encoder_hash, features_to_array
+from adhmr.preference.records import encode_array, encoder_hash, features_to_array, hypothesis_records
 from adhmr.preference.worker import Presence, Worker, writing
 from adhmr.signals import StopRequest
 
@@ -60,6 +60,9 @@ class Generator:
             "pairs": config.pairs,
             "margin": config.margin,
             "body": body_hash(config.body),
+            "keep": config.keep,
+            "features": config.features,
+            "precision": config.precision,
             "sampler": config.sampler.model_dump(),
             "ik": config.ik,
         }
@@ -101,7 +104,9 @@ class Generator:
         known = np.full(uvd.shape[:2], np.nan, np.float32) if errors is None else errors.cpu().numpy()  # (N, M)
         images = [np.ascontiguousarray(item["image"].transpose(1, 2, 0)) for item in items]
         jpegs = [_jpeg(image) for image in images]
-        packed = [encode_array(features_to_array(features, n)) for n in range(len(raw))] if config.features else None
+        packed = None
+        if config.features != "none":
+            packed = [encode_array(features_to_array(features, n, config.features)) for n in range(len(raw))]
         result = {}
         for ranking in rankings:
             values = None if ranking == "truth" else RANKINGS[ranking](context).cpu().numpy()  # (N, M)
@@ -113,9 +118,12 @@ class Generator:
                     rng = generator_for(config.seed, "pairs", ranking, sample.key)
                     pairs = make_pairs(values[n], config.pairs, config.margin, rng)
                     records = pair_records(pairs, uvd[n], twists[n], values[n], known[n])
-                if not len(records):
+                if not len(records) and config.keep == "pairs":
                     continue
                 extras = {"pairs.npy": encode_array(records)}
+                if config.keep == "all":
+                    value = -known[n] if values is None else values[n]
+                    extras["hypotheses.npy"] = encode_array(hypothesis_records(uvd[n], twists[n], value, known[n]))
                 if packed is not None:
                     extras["features.npy"] = packed[n]
                 record = _in_crop(sample.record, items[n], config.crop.size)

@@ -47,7 +47,7 @@ class PreferenceSet:
         self._reader = ShardReader(chosen.path)
         self._folders = [config.output / f"{self._reader.name}-{ranking}" for ranking in chosen.rankings]
         self._rows = range(0, len(self._reader), chosen.stride)[: chosen.limit]
-        settings = config.model_dump(mode="json", include={"crop", "features", "unit", "precision"})
+        settings = config.model_dump(mode="json", include={"crop", "unit"})
         which = {"data": self._reader.index.fingerprint, "images": len(self._rows), "stride": chosen.stride}
         request = {**generator.provenance, **settings, **which}
         for folder in self._folders:
