@@ -106,5 +106,5 @@ class DpoStage(TrainingStage):
         if self.noise == "independent" and self.showing in ("side", "winner"):
             raise ValueError(f"noise: independent is for several hypotheses at once; {self.objective} shows one")
         if self.winner_weight and self.objective == "sft":
-            raise ValueError("winner_weight adds the winner's own error, which is all that objective: sft has: set it to 0")
+            raise ValueError("winner_weight adds the winner's own error, which is what objective: sft is: set it to 0")
         return self
