@@ -3,16 +3,12 @@ of the samples is in preference_set.py, how workers share the work in worker.py.
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
 import torch
 
-from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.root_depth import estimate_root_depth
@@ -28,15 +24,14 @@ from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, pose_hypo
 from adhmr.preference.mesh_errors import errors_of_hypotheses
 from adhmr.preference.pairing import make_pairs, pair_records, truth_record
 from adhmr.preference.preference_set import PreferenceSet
-from adhmr.preference.progress import LEDGERS, PLAN_NAME, WORKERS
 from adhmr.preference.rankings import RANKINGS, RankingContext
 from adhmr.preference.records import encode_array, encoder_hash, features_to_array, hypothesis_records
-from adhmr.preference.worker import Presence, Worker, writing
+from adhmr.preference.sharing import STOP_MARGIN, check_device, own_device, share
+from adhmr.preference.worker import Work
 from adhmr.signals import StopRequest
 
 JPEG_QUALITY = 95
 BY_LABEL = {"error", "truth"}  # rankings that need exact labels
-STOP_MARGIN = 30.0  # seconds before the job's end to leave, when no signal came: the length of a batch
 
 
 class Generator:
@@ -44,7 +39,7 @@ class Generator:
 
     def __init__(self, config: GenerateStage):
         self.config = config
-        self.device = _own_device()
+        self.device = own_device()
         self.base = load_model(config.base, "base").to(self.device)
         self.scorer = None if config.scorer is None else load_model(config.scorer, "scorer").to(self.device)
         if self.base.config.crop_size != config.crop.size:
@@ -73,9 +68,8 @@ class Generator:
             yield self._batch(reader, rows[start : start + self.config.images_per_batch], rankings)
 
     def check_device(self) -> None:
-        """Raises when an error of the device has ended its use by this process: CUDA's stay until the process ends."""
-        if self.device.type == "cuda":
-            torch.zeros(1, device=self.device).item()
+        """Raises when the device is lost to this process."""
+        check_device(self.device)
 
     @torch.no_grad()
     def _batch(self, reader: ShardReader, rows: range, rankings: list[str]) -> dict[str, list[ShardSample]]:
@@ -150,15 +144,6 @@ class Generator:
         return hypotheses._replace(rotations=rotations)
 
 
-def _own_device() -> torch.device:
-    """The GPU of this process's number on its node, where a launcher gave it one (LOCAL_RANK); else the first."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    number = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()  # a launcher may hide the others
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
-
-
 def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
@@ -174,15 +159,13 @@ def _in_crop(record: np.void, item: dict, size: int) -> np.void:
 def generate(generator: Generator, stop: StopRequest) -> None:
     """Be one of the workers on the output of a stage, until all is done or `stop` says to leave."""
     config = generator.config
-    worker = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
     sets = [PreferenceSet(generator, chosen) for chosen in config.sets]
-    with writing(config.output):
-        works = [work for chosen in sets for work in chosen.works(worker)]
-        plan = {"lease_seconds": config.ledger.lease_seconds, "attempts": config.ledger.attempts}
-        plan["units"] = {chosen.name: len(chosen.units) for chosen in sets}
-        write_atomically(config.output / LEDGERS / PLAN_NAME, json.dumps(plan, indent=1) + "\n")
-    presence = Presence(config.output / LEDGERS / WORKERS, worker, str(generator.device))
-    Worker(config.output, works, presence, stop, generator.check_device).run()
+
+    def works_of(worker: str) -> list[Work]:
+        return [work for chosen in sets for work in chosen.works(worker)]
+
+    units = {chosen.name: len(chosen.units) for chosen in sets}
+    share(config.output, config.ledger, units, works_of, generator.device, stop, generator.check_device)
 
 
 def run_stage(config: GenerateStage) -> None:

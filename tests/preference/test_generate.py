@@ -20,7 +20,7 @@ from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import save_weights, weights_hash
-from adhmr.preference import generate
+from adhmr.preference import generate, sharing
 from adhmr.preference.generate import run_stage
 from adhmr.preference.pairing import truth_record
 from tests.tiny import CROP, SCORER
@@ -149,7 +149,7 @@ def test_a_worker_takes_the_gpu_of_its_number(rank, visible, expected, monkeypat
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    assert str(generate._own_device()) == f"cuda:{expected}" and taken == [expected]
+    assert str(sharing.own_device()) == f"cuda:{expected}" and taken == [expected]
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path, tiny_weights, studio_set):
