@@ -1,14 +1,15 @@
-"""Stage dpo: a base model aligned with preference shards (paper equation 5)."""
+"""Stages dpo, a base model aligned with preference shards (paper equation 5), and reference, what the frozen reference
+says of them, computed before."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
-from adhmr.config.common import TrainingStage
+from adhmr.config.common import LedgerConfig, TrainingStage
 from adhmr.config.data import AugmentConfig, DataSetConfig, Fraction, PhaseConfig, ShardFolder
 
 Weighting = Literal["constant", "min_snr", "elbo"]
@@ -55,6 +56,9 @@ class DpoStage(TrainingStage):
     pairs_per_image: int = Field(1, gt=0)  # or groups of hypotheses, for the objectives of those
     group_size: int = Field(4, ge=2)  # plackett_luce, advantage: hypotheses of a group
     augment: AugmentConfig | None = None  # of the stored crops; pairs move with them
+    # Of the frozen encoder: stored beside the pairs, or made from the images; auto: stored where they are good for it
+    features: Literal["auto", "stored", "images"] = "auto"
+    reference_errors: Path | None = None  # output of a reference stage; null: the reference runs in every step
     workers: int = 1
     objective: Literal["dpo", "ipo", "kto", "plackett_luce", "advantage", "sft"] = "dpo"
     beta: float = 100.0
@@ -101,10 +105,34 @@ class DpoStage(TrainingStage):
             raise ValueError("base_ema needs train_encoder: true; with a frozen encoder, base is the averaged weights")
         if self.base_ema is not None and self.train.ema_decay is None:
             raise ValueError("base_ema is where the average starts, but train.ema_decay is null: there is none")
+        if self.features == "stored" and (self.train_encoder or self.augment is not None):
+            raise ValueError(
+                "features: stored are the frozen encoder's, of crops as they are: make train_encoder false and augment "
+                "null, or features auto"
+            )
         if self.lora is not None and self.train_encoder:
             raise ValueError("lora trains adapters of the denoiser alone: train_encoder must be false, or lora null")
         if self.noise == "independent" and self.showing in ("side", "winner"):
             raise ValueError(f"noise: independent is for several hypotheses at once; {self.objective} shows one")
         if self.winner_weight and self.objective == "sft":
             raise ValueError("winner_weight adds the winner's own error, which is what objective: sft is: set it to 0")
+        return self
+
+
+class ReferenceStage(DpoStage):
+    """The reference's errors at all positions of a dpo run, for its `reference_errors`. The keys are those of the run
+    (`extends:` its file); those that no error of the reference depends on are not read."""
+
+    trains: ClassVar[bool] = False
+    shares_work: ClassVar[bool] = True
+
+    stage: Literal["reference"]
+    images_per_batch: int = Field(32, gt=0)
+    unit: int = Field(4096, gt=0)  # positions a work unit: one file of output
+    ledger: LedgerConfig = LedgerConfig()
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> ReferenceStage:
+        if self.unit % self.images_per_batch:
+            raise ValueError(f"unit is {self.unit}, no multiple of images_per_batch {self.images_per_batch}")
         return self
