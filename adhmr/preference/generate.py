@@ -20,9 +20,10 @@ from adhmr.data.stream import Batch, collate
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, weights_hash
+from adhmr.preference.distances import distance_matrix
 from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, pose_hypotheses, sample_hypotheses
 from adhmr.preference.mesh_errors import errors_of_hypotheses
-from adhmr.preference.pairing import make_pairs, pair_records, truth_record
+from adhmr.preference.pairing import PairRule, make_pairs, pair_records, truth_record
 from adhmr.preference.preference_set import PreferenceSet
 from adhmr.preference.rankings import RANKINGS, RankingContext
 from adhmr.preference.records import encode_array, encoder_hash, features_to_array, hypothesis_records
@@ -53,7 +54,7 @@ class Generator:
             "seed": config.seed,
             "hypotheses": config.hypotheses,
             "pairs": config.pairs,
-            "margin": config.margin,
+            **config.model_dump(include={"strategy", "margin", "confidence", "distinct"}),
             "body": body_hash(config.body),
             "keep": config.keep,
             "features": config.features,
@@ -101,16 +102,18 @@ class Generator:
         packed = None
         if config.features != "none":
             packed = [encode_array(features_to_array(features, n, config.features)) for n in range(len(raw))]
+        apart = [distance_matrix(one, config.crop.size) if config.distinct else None for one in uvd]  # (M, M) pixels
         result = {}
         for ranking in rankings:
             values = None if ranking == "truth" else RANKINGS[ranking](context).cpu().numpy()  # (N, M)
+            rule = PairRule.of(self.provenance, ranking)
             result[ranking] = []
             for n, sample in enumerate(raw):
                 if values is None:
-                    records = truth_record(items[n], uvd[n, 0], twists[n, 0], known[n, 0], config.margin)
+                    records = truth_record(items[n], uvd[n, 0], twists[n, 0], known[n, 0], rule.margin)
                 else:
                     rng = generator_for(config.seed, "pairs", ranking, sample.key)
-                    pairs = make_pairs(values[n], config.pairs, config.margin, rng)
+                    pairs = make_pairs(values[n], rule, rng, apart[n])
                     records = pair_records(pairs, uvd[n], twists[n], values[n], known[n])
                 if not len(records) and config.keep == "pairs":
                     continue

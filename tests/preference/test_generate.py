@@ -121,7 +121,7 @@ def test_limit_margin_and_features_switched_off(tmp_path, tiny_weights, studio_s
     gaps = np.sort(np.concatenate([pairs["winner_value"] - pairs["loser_value"] for pairs in everything]))
     sets = [{"path": studio_set, "rankings": ["error"], "limit": 8}]
     margin = float(gaps[len(gaps) // 2])
-    run_stage(make_config(tmp_path, tiny_weights, studio_set, sets=sets, margin=margin, features="none"))
+    run_stage(make_config(tmp_path, tiny_weights, studio_set, sets=sets, margin={"error": margin}, features="none"))
     made = ShardReader(tmp_path / "studio-error")
     pairs = [made.read(row).extras["pairs.npy"] for row in range(len(made))]
     assert set(made.index.keys) <= set(ShardReader(studio_set).index.keys[:8])
