@@ -76,9 +76,9 @@ def plackett_luce(groups: GroupErrors, beta: float) -> tuple[Tensor, Logs]:
     """
     reward, size = 0.5 * beta * groups.gain, groups.value.shape[-1]
     worse = groups.value[:, :, None] > groups.value[:, None, :]  # (G, M, M): of i, is j worse?
-    competes = worse | torch.eye(size, dtype=torch.bool, device=worse.device)
-    total = reward[:, None, :].masked_fill(~competes, -torch.inf).logsumexp(-1)  # (G, M)
-    return ((total - reward).sum(-1) / (size - 1)).mean(), comparison_logs(groups)
+    rivals = reward[:, None, :].masked_fill(~worse, torch.finfo(reward.dtype).min)  # not -inf: some have no rival
+    terms = F.softplus(rivals.logsumexp(-1) - reward)  # (G, M), exact where a reward leaves its rivals far behind
+    return (terms.sum(-1) / (size - 1)).mean(), comparison_logs(groups)
 
 
 def advantage(groups: GroupErrors, beta: float) -> tuple[Tensor, Logs]:
