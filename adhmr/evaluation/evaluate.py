@@ -35,6 +35,7 @@ from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hy
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
 from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
 from adhmr.preference.rankings import RANKINGS, RankingContext
+from adhmr.preference.scoring import Scoring
 from adhmr.progress import track
 
 TRAINING_FREE = ("mode", "joints2d")
@@ -92,6 +93,7 @@ class Evaluation:
             made_for, given = model.config.crop_size, self.config.crop.size
             raise AdhmrError(f"{evaluated.weights}: made for crops of {made_for} px, but crop.size is {given}")
         rankings = [*TRAINING_FREE, *(["scorer"] if self.scorer is not None else [])]
+        scoring = None if self.scorer is None else Scoring(self.scorer, model)
         collected: dict[str, list[torch.Tensor]] = {}
         for batch in self.batches(f"evaluate {evaluated.name}"):
             features = model.encoder(batch["image"])
@@ -102,7 +104,7 @@ class Evaluation:
             )
             hypotheses = posed(self.config, self.body, hypotheses, features.betas, batch)
             context = RankingContext(
-                batch["key"], batch["image"], features, hypotheses, self.config.crop.size, self.config.seed, self.scorer
+                batch["key"], batch["image"], features, hypotheses, self.config.crop.size, self.config.seed, scoring
             )
             made = {f"value_{name}": RANKINGS[name](context) for name in rankings}
             made["errors"] = self.errors(hypotheses, features.betas, batch)

@@ -49,13 +49,18 @@ def fresh_noise(seed: int, keys: list[str], count: int) -> FreshNoise:
     return draw
 
 
-def blocks(images: int, count: int, limit: int) -> Iterator[tuple[slice, slice]]:
+def blocks(images: int, count: int, limit: int | None) -> Iterator[tuple[slice, slice]]:
     """Cuts (images, count hypotheses each) into blocks of at most `limit` hypotheses: of whole images where one fits,
-    else of a part of one image."""
+    else of a part of one image. None: one block."""
+    limit = limit or images * count
     per_image, several = min(count, limit), max(1, limit // count)
     for row in range(0, images, several):
         for column in range(0, count, per_image):
             yield slice(row, row + several), slice(column, column + per_image)
+
+
+def _block_of(fresh: FreshNoise, rows: slice, columns: slice) -> FreshNoise:
+    return lambda step: fresh(step)[rows, columns]
 
 
 @torch.no_grad()
@@ -75,7 +80,7 @@ def sample_hypotheses(
     images, count = noise.shape[:2]
     x = torch.empty(noise.shape, device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for rows, columns in blocks(images, count, per_call or images * count):
+        for rows, columns in blocks(images, count, per_call):
             noise_here = noise[rows, columns].to(device)
             drawn = ddim_sample(
                 model.denoiser,
@@ -85,7 +90,7 @@ def sample_hypotheses(
                 sampler.steps,
                 zero_first=columns.start == 0,
                 eta=sampler.eta,
-                fresh_noise=None if fresh is None else lambda step: fresh(step)[rows, columns],  # noqa: B023
+                fresh_noise=None if fresh is None else _block_of(fresh, rows, columns),
             )
             x[rows, columns] = torch.cat(drawn, -1)
     uvd, twists = PoseCodec(crop_size).decode(x[..., :JOINT_DIM], x[..., JOINT_DIM:])

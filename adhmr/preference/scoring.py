@@ -18,7 +18,7 @@ class Scoring:
     """A scorer for hypotheses of a base model. Attributes: scorer; shared, whether the encoder is the base model's,
     which then is held once and never run here."""
 
-    def __init__(self, scorer: HMRScorer, base: BaseModel, precision: str, per_call: int):
+    def __init__(self, scorer: HMRScorer, base: BaseModel, precision: str = "fp32", per_call: int | None = None):
         self.scorer, self._precision, self._per_call = scorer, precision, per_call
         size = base.config.crop_size
         self.shared = (

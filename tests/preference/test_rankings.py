@@ -14,7 +14,7 @@ from tests.tiny import CROP
 @pytest.fixture
 def context(tiny_weights, batch) -> RankingContext:
     base, scorer = (load_model(tiny_weights / f"{kind}.safetensors", kind) for kind in ("base", "scorer"))
-    scoring = Scoring(scorer, base, "fp32", 800)
+    scoring = Scoring(scorer, base)
     uvd = batch["uvd"][:, None] + torch.randn(4, 5, 29, 3) * torch.tensor([3.0, 3.0, 0.1])
     hypotheses = Hypotheses(uvd, batch["twists"][:, None].expand(-1, 5, -1, -1))
     with torch.no_grad():
