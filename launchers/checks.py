@@ -30,7 +30,7 @@ def check_stage(config: StageConfig, allocation: Allocation, cluster: ClusterCon
             key, path = missing[0]
             more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
             raise AdhmrError(f"{key}: {path} does not exist{more}; make it first, or correct the path")
-    if isinstance(config, TrainingStage):
+    if config.trains:
         sizes = batch_sizes(config)
         for step, _ in sizes.changes:
             micro_batches(sizes, step, config.train.micro_batch, allocation.ranks)

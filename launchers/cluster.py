@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
-from adhmr.config.common import StageConfig, TrainingStage
+from adhmr.config.common import StageConfig
 from adhmr.config.loading import load_config
 from adhmr.config.stages import ReportStage, SynthStage
 from adhmr.errors import AdhmrError
@@ -79,7 +79,7 @@ def allocation_of(config: StageConfig, cluster: ClusterConfig) -> Allocation:
     Raises AdhmrError for more GPUs than the cluster's nodes have.
     """
     asked = config.resources
-    trains = isinstance(config, TrainingStage)
+    trains = config.trains
     usual = cluster.gpus_per_node if trains else 0 if isinstance(config, SynthStage | ReportStage) else 1
     gpus = min(usual, cluster.gpus_per_node) if asked.gpus_per_node is None else asked.gpus_per_node
     if gpus > cluster.gpus_per_node:

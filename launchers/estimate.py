@@ -35,7 +35,7 @@ def describe(stage_file: Path, cluster: ClusterConfig, overrides: Sequence[str])
     allocation = allocation_of(config, cluster)
     yield f"# stage {config.stage} on cluster {cluster.name} ({cluster.kind}), output {config.output}"
     yield f"# {_job(allocation)}"
-    if isinstance(config, TrainingStage):
+    if config.trains:
         yield from _batches(config, allocation)
         yield from _disk(config)
         yield from _time(config, allocation, cluster)

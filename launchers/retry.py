@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from adhmr.config.generation import GenerateStage
 from adhmr.config.loading import load_config
 from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
@@ -40,7 +39,7 @@ def retry(run: Path) -> str:
         because = f" ({status.reason})" if status.reason else ""
         raise AdhmrError(f"{run}: {status.state}{because}; expected a run that failed or was cancelled")
     config = load_config(folder.run_dir / "config.yaml", [], TypeAdapter(Stage))
-    if isinstance(config, GenerateStage) and status.step is not None:
+    if config.shares_work and status.step is not None:
         retry_failed(folder.run_dir)
     folder.cancelled_file.unlink(missing_ok=True)
     for worker in [None] if job.array is None or job.kind == "local" else range(job.array):

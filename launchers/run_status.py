@@ -19,6 +19,7 @@ from launchers.slurm_queue import Answer, Queue
 
 MARKS = ("launch/job.json", "stage.json", "attempts.jsonl", "metrics.jsonl")  # a folder with one of them is a run's
 DEPTH = 3  # of folders below the one that is looked through
+SHARED = ("generate", "reference")  # stages whose work is in units of a ledger
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _status(files: RunFiles, answer: Answer | None) -> RunStatus:
 def _progress(files: RunFiles, units: Progress | None) -> tuple[int | None, int | None]:
     """Steps made and wanted. Heartbeats are ahead of the log, which has a line every train.log_every steps."""
     steps = (files.config.get("train") or {}).get("steps")
-    if steps is None:
+    if steps is None or files.config.get("stage") in SHARED:
         return None if units is None else units.done, None if units is None else units.total
     logged = files.metrics[-1]["step"] if files.metrics else 0
     begun = files.begun["step"] if files.begun else 0
@@ -97,8 +98,8 @@ def _progress(files: RunFiles, units: Progress | None) -> tuple[int | None, int 
 
 
 def _units(files: RunFiles) -> Progress | None:
-    """Of a generate stage that has begun."""
-    if files.config.get("stage") != "generate":
+    """Of a stage of shared work that has begun."""
+    if files.config.get("stage") not in SHARED:
         return None
     try:
         return generation_progress(files.folder)

@@ -57,7 +57,7 @@ def plan_sizes(
 
     Raises AdhmrError: no stage that trains, or a batch that does not divide.
     """
-    if not isinstance(config, TrainingStage):
+    if not config.trains:
         raise AdhmrError(f"stage {config.stage} does not train: expected a base, scorer or dpo stage")
     at_home = allocation_of(config, cluster)
     train = config.train

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adhmr.config.common import StageConfig, TrainingStage
+from adhmr.config.common import StageConfig
 from adhmr.signals import EXIT_REQUEUE
 from adhmr.training.attempts import EXIT_STALE, read_attempts
 from launchers.cluster import ClusterConfig
@@ -83,7 +83,7 @@ def _since_retry(history: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
 
 def limits_of(config: StageConfig, cluster: ClusterConfig) -> tuple[int, int | None]:
     """The trainer counts its own failed starts and refuses with a better message: it comes first."""
-    own = config.train.max_failed_starts + 1 if isinstance(config, TrainingStage) else 0
+    own = config.train.max_failed_starts + 1 if config.trains else 0
     return max(cluster.max_failures, own), cluster.max_requeues
 
 
@@ -94,7 +94,7 @@ def progress_of(config: StageConfig, run_dir: Path, worker: int | None) -> int:
     """
     if worker is not None:
         return 0
-    if isinstance(config, TrainingStage):
+    if config.trains:
         folders = run_dir.glob("checkpoints/step-*/manifest.json")
         return max((int(path.parent.name.removeprefix("step-")) for path in folders), default=0)
     outside = run_dir / "launch"

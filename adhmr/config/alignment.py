@@ -105,6 +105,8 @@ class DpoStage(TrainingStage):
             raise ValueError("base_ema needs train_encoder: true; with a frozen encoder, base is the averaged weights")
         if self.base_ema is not None and self.train.ema_decay is None:
             raise ValueError("base_ema is where the average starts, but train.ema_decay is null: there is none")
+        if self.reference_errors is not None and not self.compares:
+            raise ValueError(f"reference_errors: objective {self.objective} has no reference; set it to null")
         if self.features == "stored" and (self.train_encoder or self.augment is not None):
             raise ValueError(
                 "features: stored are the frozen encoder's, of crops as they are: make train_encoder false and augment "
@@ -130,6 +132,12 @@ class ReferenceStage(DpoStage):
     images_per_batch: int = Field(32, gt=0)
     unit: int = Field(4096, gt=0)  # positions a work unit: one file of output
     ledger: LedgerConfig = LedgerConfig()
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> ReferenceStage:
+        if not self.compares:
+            raise ValueError(f"objective {self.objective} asks for no errors of a reference: nothing to compute")
+        return self
 
     @model_validator(mode="after")
     def _check_unit(self) -> ReferenceStage:

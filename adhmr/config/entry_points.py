@@ -6,6 +6,7 @@ STAGES = {
     "base": "adhmr.training.run:run_stage",
     "scorer": "adhmr.training.run:run_stage",
     "dpo": "adhmr.training.run:run_stage",
+    "reference": "adhmr.training.reference_stage:run_stage",
     "generate": "adhmr.preference.generate:run_stage",
     "clean": "adhmr.cleaning.clean:run_stage",
     "evaluate": "adhmr.evaluation.evaluate:run_stage",

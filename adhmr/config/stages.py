@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adhmr.config.alignment import DpoStage
+from adhmr.config.alignment import DpoStage, ReferenceStage
 from adhmr.config.base import StrictModel
 from adhmr.config.common import HypothesesStage, StageConfig, TrainingStage, check_crop
 from adhmr.config.data import CropConfig, DataConfig, DataSetConfig, ShardFolder, folder_name
@@ -178,6 +178,14 @@ class ReportStage(HypothesesStage):
 
 
 Stage = Annotated[
-    SynthStage | BaseStage | ScorerStage | GenerateStage | DpoStage | CleanStage | EvaluateStage | ReportStage,
+    SynthStage
+    | BaseStage
+    | ScorerStage
+    | GenerateStage
+    | ReferenceStage
+    | DpoStage
+    | CleanStage
+    | EvaluateStage
+    | ReportStage,
     Field(discriminator="stage"),
 ]

@@ -7,13 +7,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
+from adhmr.config.alignment import DpoStage
+from adhmr.config.common import TrainingStage
 from adhmr.config.data import DataConfig
 from adhmr.config.training import TrainConfig
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.step_plan import StepPlan
 from adhmr.data.steps import BatchSizes, micro_batches
 from adhmr.data.stream import Transform, build_stream, make_plan
+from adhmr.errors import AdhmrError
 from adhmr.training.task import Batch
+
+
+def data_of(config: TrainingStage) -> DataConfig:
+    """The mixture that a stage trains on; preference sets of a DPO stage become one like any other."""
+    if not isinstance(config, DpoStage):
+        return config.data
+    try:
+        return DataConfig(
+            sets=config.data_sets,
+            workers=config.workers,
+            period=config.period,
+            phases=config.phases,
+            skip_ranges=config.skip_ranges,
+        )
+    except ValidationError as error:  # no preferences at all, or two folders of one name
+        raise AdhmrError(f"preferences: {error.errors()[0]['msg']}") from None
 
 
 class TrainingData(Protocol):

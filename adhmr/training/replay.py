@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from adhmr.atomic_file import write_atomically
@@ -20,15 +19,14 @@ from adhmr.data.stream import PositionDataSet, open_sets
 from adhmr.data.transforms import LabelledCrop, PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import read_metadata
-from adhmr.training.data import ShardData
-from adhmr.training.run import data_of
+from adhmr.training.data import ShardData, data_of
 from adhmr.training.run_folder import config_of
 from adhmr.training.tasks.pairs import PairTransform
 from adhmr.visualization.drawing import draw_skeleton, draw_text, grid
+from adhmr.visualization.picture_file import write_picture
+from adhmr.visualization.preference_drawing import draw_sides, enlarged
 
 COLUMNS = 8
-SMALLEST_CELL = 160  # pixels a side: smaller crops are enlarged, so that their text can be read
-WINNER_COLOUR, LOSER_COLOUR = (90, 220, 90), (240, 80, 80)
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ def replay(run: str | Path, step: int, output: str | Path | None = None, limit: 
             cells.append(draw_text(_drawn(item), f"{sample.position} {sample.set} e{sample.epoch} {sample.key}{note}"))
     document = {"run": str(run), "step": step, "global_batch": len(samples), "samples": [asdict(s) for s in samples]}
     write_atomically(output / f"step-{step}.json", json.dumps(document, indent=1) + "\n")
-    sheet = cv2.cvtColor(grid(cells, min(COLUMNS, len(cells))), cv2.COLOR_RGB2BGR)
-    write_atomically(output / f"step-{step}.jpg", cv2.imencode(".jpg", sheet)[1].tobytes())
+    write_picture(output / f"step-{step}.jpg", grid(cells, min(COLUMNS, len(cells))))
     counts = {name: sum(sample.set == name for sample in samples) for name in sorted({s.set for s in samples})}
     shares = ", ".join(f"{count} of {name}" for name, count in counts.items())
     lines.append(f"step {step}: {len(samples)} samples from position {samples[0].position} on ({shares})")
@@ -113,7 +110,7 @@ def crop_transform(config: TrainingStage) -> PersonCrop | PairTransform:
     """The images and labels that the stage's task trains on, without what it draws for its loss."""
     if isinstance(config, DpoStage):
         crop_size = read_metadata(config.base)["config"]["crop_size"]
-        return PairTransform(config, crop_size, stored_features=False)
+        return PairTransform(config, crop_size)
     kind = LabelledCrop if isinstance(config, ScorerStage) else PersonCrop
     return kind(config.data.crop, config.data.augment, config.data.sets)
 
@@ -137,19 +134,11 @@ def _drawn(item: dict) -> np.ndarray:
     """The crop with its label; of a preference sample twice, with the winners and with the losers
     of its pairs, or the better and the worse half of its groups."""
     image = np.ascontiguousarray(item["image"].transpose(1, 2, 0))  # (H, W, 3)
-    scale = max(1, -(-SMALLEST_CELL // image.shape[0]))
-    size = image.shape[0]
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
     if "value" not in item:
-        return draw_skeleton(image, scale * item["uvd"][:, :2], item["uvd_weight"][:, 0])
+        picture, scale = enlarged(image)
+        return draw_skeleton(picture, scale * item["uvd"][:, :2], item["uvd_weight"][:, 0])
     groups, value = item["x0"], item["value"]  # (G, M, 133), (G, M); best first
     members = value.shape[1]
     better = value > 0 if members == 1 else np.broadcast_to(np.arange(members) < members // 2, value.shape)
-    sides = []
-    for chosen, colour in ((better, WINNER_COLOUR), (~better, LOSER_COLOUR)):
-        picture = image
-        for x0 in groups[chosen]:  # (133,)
-            uvd, _ = PoseCodec(size).decode(x0[:87], x0[87:])
-            picture = draw_skeleton(picture, scale * uvd[:, :2], colour=colour)
-        sides.append(picture)
-    return np.concatenate(sides, axis=1)
+    uvd, _ = PoseCodec(image.shape[0]).decode(groups[..., :87], groups[..., 87:])  # (G, M, 29, 3)
+    return np.concatenate(draw_sides(image, uvd[better][..., :2], uvd[~better][..., :2]), axis=1)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from importlib import import_module
 
-from pydantic import ValidationError
-
 from adhmr.body.body_model import body_hash
 from adhmr.config.alignment import DpoStage
 from adhmr.config.common import TrainingStage
-from adhmr.config.data import DataConfig
 from adhmr.config.stages import BaseStage, ScorerStage
 from adhmr.data.stream import open_sets
-from adhmr.errors import AdhmrError
 from adhmr.models.weights import weights_hash
-from adhmr.training.data import ShardData
+from adhmr.training.data import ShardData, data_of
 from adhmr.training.task import Task
 from adhmr.training.trainer import Trainer
 
@@ -45,25 +41,10 @@ NO_PART_OF_THE_RESULT = {
     "validation": True,
     "validation_limit": True,
     "preferences": True,
+    "reference_errors": True,
     **dict.fromkeys(DATA_PLAN, True),
     "data": {"sets": True, **dict.fromkeys(DATA_PLAN, True)},
 }
-
-
-def data_of(config: TrainingStage) -> DataConfig:
-    """The mixture that a stage trains on; preference sets of a DPO stage become one like any other."""
-    if not isinstance(config, DpoStage):
-        return config.data
-    try:
-        return DataConfig(
-            sets=config.data_sets,
-            workers=config.workers,
-            period=config.period,
-            phases=config.phases,
-            skip_ranges=config.skip_ranges,
-        )
-    except ValidationError as error:  # no preferences at all, or two folders of one name
-        raise AdhmrError(f"preferences: {error.errors()[0]['msg']}") from None
 
 
 def build_task(config: TrainingStage) -> Task:

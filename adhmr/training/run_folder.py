@@ -14,7 +14,7 @@ from adhmr.training.checkpoint import CheckpointStore
 def config_of(run: Path) -> TrainingStage:
     """Raises AdhmrError when it is no folder of a training run."""
     config = load_config(run / "config.yaml", [], TypeAdapter(Stage))
-    if not isinstance(config, TrainingStage):
+    if not config.trains:
         raise AdhmrError(f"{run} is a run of stage {config.stage}: expected a base, scorer or dpo run")
     return config
 

@@ -104,7 +104,7 @@ def test_a_dry_run_writes_nothing(slurm, send, tmp_path):
         (SYNTH, ["output=a%b"], {}, "'%' in the path"),
         (SYNTH, ["output=base.safetensors/x"], {}, "no folder that you can write to"),
         (SYNTH, ["resources.nodes=2"], {}, "nodes and tasks_per_node are for stages that train"),
-        (SYNTH, ["resources.array=2"], {}, "resources.array is for stage generate"),
+        (SYNTH, ["resources.array=2"], {}, "resources.array is for stages that share"),
     ],
 )
 def test_refused_before_anything_is_queued(slurm, send, stage, overrides, profile, message):

@@ -17,7 +17,6 @@ from adhmr.diffusion.schedule import LinearSchedule
 from adhmr.diffusion.weighting import timestep_weights
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
-from adhmr.models.base_model import BaseModel
 from adhmr.models.weights import load_model, read_metadata
 from adhmr.objectives.preference import GroupErrors, advantage, dpo, ipo, kto, plackett_luce, sft, winner_error
 from adhmr.training.distributed import mean_over_ranks
@@ -76,7 +75,8 @@ class DpoTask(Task):
         return average.state_dict()
 
     def transform(self) -> PairTransform:
-        return PairTransform(self.config, self.base_config.crop_size, self.reference.stored_features)
+        stored = self.reference.stored_features, self.reference.stored_errors
+        return PairTransform(self.config, self.base_config.crop_size, *stored)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         x0, noise, t = shown(batch)
@@ -100,15 +100,14 @@ class DpoTask(Task):
         """Denoising errors (N, H, 2) of joints and twists, under the policy and, where the objective compares, under
         the reference. All hypotheses of an image share its features; the policy's are its own encoder's when that
         trains, else the reference's."""
-        compares, trains_encoder = self.config.compares, self.config.train_encoder
-        features = self.reference.features(batch) if compares or not trains_encoder else None
-        if trains_encoder:
+        features = self.reference.features(batch)
+        if self.config.train_encoder:
             self.model.encoder.eval()  # its batch statistics stay as they were trained
             _, *predicted = model(batch["image"], *network_inputs(x_t), t)
         else:
             predicted = model(*network_inputs(x_t), t, features)
         ours = denoising_errors(predicted, noise, batch["weight"])
-        return ours, self.reference.errors(batch, x_t, t, noise, features) if compares else None
+        return ours, self.reference.errors(batch, x_t, t, noise, features) if self.config.compares else None
 
     def _by_part(self, errors: Tensor, t: Tensor) -> dict[str, Tensor]:
         """Errors (N, H, 2) at t (N, H), weighted by their timesteps, as the parts (N, H) whose losses are added."""
@@ -135,8 +134,7 @@ class DpoTask(Task):
         """A base model like any other: the aligned one, or the aligned denoiser with the base's encoder."""
         if self.config.train_encoder:
             return module
-        whole = BaseModel(self.base_config)
-        whole.encoder = self.reference.model.encoder
+        whole = load_model(self.config.base, "base").to(next(module.parameters()).device)
         if self.config.lora is None:
             whole.denoiser = module
         else:

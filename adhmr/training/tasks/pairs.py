@@ -17,6 +17,7 @@ from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
+from adhmr.training.reference_errors import ReferenceErrors
 from adhmr.training.task import Batch
 from adhmr.training.tasks.base import draw_timesteps
 
@@ -36,12 +37,18 @@ class PairTransform:
 
     Returns, for G groups of M hypotheses, best first (M = 2: pairs; M = 1: a winner, or a side that a coin chose): x0
     (G, M, 133); value (G, M), see GroupErrors; t (G,); noise (G, 1, 133), or (G, M, 133) when it is not shared; weight
-    (133,) of each number in the errors; dataset, key; and image (3, S, S) uint8, or the members features_* that were
-    stored in its place.
+    (133,) of each number in the errors; dataset, key; image (3, S, S) uint8, or the members features_* that were
+    stored in its place; and with stored errors of the reference reference_errors (G M, 2).
     """
 
-    def __init__(self, config: DpoStage, crop_size: int, stored_features: bool):
-        self.config, self.stored_features = config, stored_features
+    def __init__(
+        self,
+        config: DpoStage,
+        crop_size: int,
+        stored_features: bool = False,
+        stored_errors: ReferenceErrors | None = None,
+    ):
+        self.config, self.stored_features, self.stored_errors = config, stored_features, stored_errors
         self.crop = StoredCrop(CropConfig(size=crop_size, padding=1.0), config.augment, config.data_sets)
         self.codec = PoseCodec(crop_size)
 
@@ -61,10 +68,14 @@ class PairTransform:
             "dataset": crop["dataset"],
             "key": crop["key"],
         }
-        features = sample.extras.get("features.npy") if self.stored_features else None
-        if features is None:
+        if self.stored_errors is not None:
+            item["reference_errors"] = self.stored_errors.at(key.position, sample.dataset, sample.key)
+        if not self.stored_features:
             item["image"] = crop["image"]
         else:
+            features = sample.extras.get("features.npy")
+            if features is None:
+                raise AdhmrError(f"{_place(sample)}: holds no features, others of its folder do; set features: images")
             item |= {f"features_{name}": np.array(features[name]) for name in features.dtype.names}
         return item
 

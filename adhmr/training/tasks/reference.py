@@ -1,43 +1,61 @@
 """What the frozen reference of an alignment says of a batch: the features that it shares with the policy, and its
-denoising errors. The policy and the loss are in dpo.py."""
+denoising errors, each computed in the step or stored before. The policy and the loss are in dpo.py."""
 
 from __future__ import annotations
 
 import copy
-import logging
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adhmr.config.alignment import DpoStage
-from adhmr.data.shard_reader import ShardReader
 from adhmr.errors import AdhmrError
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.weights import load_model
 from adhmr.objectives.preference import denoising_error
 from adhmr.preference.records import encoder_hash, features_from_batch
+from adhmr.training.reference_errors import ReferenceErrors, plan_of, request_of
 from adhmr.training.task import Batch
+from adhmr.training.tasks.stored_features import features_are_stored
 
 NUM_JOINT_VALUES = 87  # of the 133 numbers of x0; the rest are twists
 
-log = logging.getLogger(__name__)
-
 
 class Reference:
-    """A frozen base model, without dropout: the policy's first weights or another one. `stored_features`: whether
-    batches hold the features of its encoder in place of images."""
+    """A frozen base model, without dropout: the policy's first weights or another one. Of its two parts `model` holds
+    those that a step runs: no encoder where its features are stored or nobody reads them, no denoiser where its errors
+    are stored or nobody asks for them; the others are None.
+
+    stored_features: whether batches hold the features of its encoder in place of images. stored_errors: its errors,
+    where they were computed before.
+    """
 
     def __init__(self, config: DpoStage, base: BaseModel):
         self.config = config
-        self.model = self._network(base).requires_grad_(False).eval()
-        self.stored_features = not config.train_encoder and config.augment is None and self._features_are_stored()
+        network = self._network(base)
+        self.stored_features = features_are_stored(config, network.encoder)
+        self.stored_errors = None
+        if config.reference_errors is not None:
+            request = request_of(config, plan_of(config).plan, self.stored_features)
+            self.stored_errors = ReferenceErrors(config.reference_errors, request)
+        runs = config.compares and self.stored_errors is None
+        self.reads_features = runs or not config.train_encoder  # by itself, or by the policy
+        encodes = self.reads_features and not self.stored_features
+        self.model = nn.Module()
+        self.model.encoder = network.encoder if encodes else None
+        self.model.denoiser = network.denoiser if runs else None
+        if network is base and config.train_encoder:  # what does not train is shared with the policy
+            self.model.encoder = copy.deepcopy(self.model.encoder)
+        if network is base and config.lora is None:  # adapters leave the base as it is
+            self.model.denoiser = copy.deepcopy(self.model.denoiser)
+        self.model.requires_grad_(False).eval()
 
     def _network(self, base: BaseModel) -> BaseModel:
-        """The model to compare with. Adapters leave the base as it is, so that it needs no copy of its own."""
+        """The model to compare with."""
         config = self.config
         if config.reference_is_base:
-            return copy.deepcopy(base) if config.lora is None else base
+            return base
         model = load_model(config.reference, "base")
         if model.config.crop_size != base.config.crop_size:
             sizes = f"{model.config.crop_size} and {base.config.crop_size} px"
@@ -49,32 +67,26 @@ class Reference:
             )
         return model
 
-    def _features_are_stored(self) -> bool:
-        """Whether every preference folder holds the features of this very encoder."""
-        own = encoder_hash(self.model.encoder)
-        for item in self.config.preferences:
-            sample = ShardReader(item.path).read(0)
-            if "features.npy" not in sample.extras:
-                return False
-            if sample.provenance.get("encoder") != own:
-                log.warning(f"{item.path}: its features are of another encoder than {self.config.base}; not used")
-                return False
-        return True
-
     def to(self, device: torch.device) -> None:
         self.model.to(device)
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> ImageFeatures:
-        """What its encoder sees in the images of a batch: read from the batch where they are stored."""
-        if "image" not in batch:
+    def features(self, batch: Batch) -> ImageFeatures | None:
+        """What its encoder sees in the images of a batch: read from the batch where they are stored. None where nobody
+        reads them: the policy has an encoder of its own, and the errors are stored."""
+        if not self.reads_features:
+            return None
+        if self.stored_features:
             return features_from_batch(batch)
         with self._precision(batch["image"].device):
             return self.model.encoder(batch["image"])
 
-    @torch.no_grad()
-    def errors(self, batch: Batch, x_t: Tensor, t: Tensor, noise: Tensor, features: ImageFeatures) -> Tensor:
-        """(N, H, 2), see `denoising_errors`, of hypotheses x_t (N, H, 133) with noise (N, H, 133) at t (N, H)."""
+    @torch.enable_grad()  # nothing wants a gradient; but without this mode attention rounds otherwise on a CPU
+    def errors(self, batch: Batch, x_t: Tensor, t: Tensor, noise: Tensor, features: ImageFeatures | None) -> Tensor:
+        """(N, H, 2), see `denoising_errors`, of hypotheses x_t (N, H, 133) with noise (N, H, 133) at t (N, H): read
+        from the batch where they are stored."""
+        if self.stored_errors is not None:
+            return batch["reference_errors"]
         with self._precision(t.device):
             predicted = self.model.denoiser(*network_inputs(x_t), t, features)
         return denoising_errors(predicted, noise, batch["weight"])
