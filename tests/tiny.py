@@ -11,7 +11,7 @@ from adhmr.config.model import BaseModelConfig, EncoderConfig, ScorerConfig
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageEncoder
 from adhmr.models.scorer import HMRScorer
-from adhmr.models.weights import save_encoder, save_weights
+from adhmr.models.weights import load_model, save_encoder, save_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CROP = {"size": 64, "padding": 1.25}
@@ -46,6 +46,16 @@ def write_tiny_weights(folder: Path) -> None:
     save_weights(folder / "base.safetensors", BaseModel(base), "base", base.model_dump(mode="json"))
     save_weights(folder / "scorer.safetensors", HMRScorer(scorer), "scorer", scorer.model_dump(mode="json"))
     save_encoder(folder / "encoder.safetensors", ImageEncoder(EncoderConfig(**ENCODER)))
+
+
+def write_reading_base(path: Path, base: Path) -> None:
+    """The model of `base` with random output layers: those of a new denoiser are zero, so that nothing below trains."""
+    torch.manual_seed(0)
+    model = load_model(base, "base")
+    with torch.no_grad():
+        for output in (model.denoiser.joint_output, model.denoiser.twist_output):
+            torch.nn.init.xavier_uniform_(output.weight)
+    save_weights(path, model, "base", model.config.model_dump(mode="json"))
 
 
 def command_environment() -> dict[str, str]:
