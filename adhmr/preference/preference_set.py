@@ -21,11 +21,8 @@ from adhmr.data.shard_writer import OpenShard, ShardSample, shard_name
 from adhmr.preference.in_order import in_order
 from adhmr.preference.ledger import FileNote, Ledger
 from adhmr.preference.progress import LEDGERS
-from adhmr.preference.statistics import STATISTICS_NAME, pair_statistics
+from adhmr.preference.statistics import REQUEST_NAME, STATISTICS_NAME, pair_statistics
 from adhmr.preference.worker import Work, writing
-
-REQUEST_NAME = "generation.json"  # what the shards of a folder depend on
-
 
 #: Called once, on another thread than the device's: samples by ranking.
 Batch = Callable[[], dict[str, list[ShardSample]]]
