@@ -13,6 +13,7 @@ from adhmr.cli.checkpoints import checkpoint
 from adhmr.cli.data_sets import data
 from adhmr.cli.launched import cancel, logs, retry, scale, status
 from adhmr.cli.people import body, infer
+from adhmr.cli.preferences import prefs
 from adhmr.cli.stages import pipeline, run, submit
 from adhmr.cli.weight_files import import_official_command, weights
 from adhmr.errors import AdhmrError
@@ -21,7 +22,7 @@ COMMANDS = [
     *(run, submit, pipeline),
     *(status, logs, cancel, retry, scale),
     *(body, infer),
-    *(data, checkpoint, weights, import_official_command),
+    *(data, prefs, checkpoint, weights, import_official_command),
 ]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from adhmr.visualization.drawing import draw_skeleton
 
 SMALLEST_PANEL = 160  # pixels a side: smaller crops are enlarged, so that their text can be read
+OUTLINE = (20, 20, 20)  # around the bones: clothes have all colours
 WINNER_COLOUR, LOSER_COLOUR = (90, 220, 90), (240, 80, 80)
 
 
@@ -21,6 +22,8 @@ def draw_sides(image: np.ndarray, winners: np.ndarray, losers: np.ndarray) -> tu
     panels = []
     for skeletons, colour in ((winners, WINNER_COLOUR), (losers, LOSER_COLOUR)):
         panel = image
+        for joints_px in skeletons:
+            panel = draw_skeleton(panel, scale * joints_px, colour=OUTLINE, thickness=3)
         for joints_px in skeletons:
             panel = draw_skeleton(panel, scale * joints_px, colour=colour)
         panels.append(panel)
