@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 def _mean_distance(predicted: Tensor, target: Tensor, counted: Sequence[int] | None = None) -> Tensor:
-    distance = torch.linalg.vector_norm(predicted - target, dim=-1)
+    # Plane by plane: torch's norm over a last axis of three is several times slower on a CPU.
+    x, y, z = (predicted - target).unbind(-1)
+    distance = torch.addcmul(torch.addcmul(x.square(), y, y), z, z).sqrt()
     return (distance if counted is None else distance[..., list(counted)]).mean(-1)
 
 

@@ -15,21 +15,24 @@ class VertexSubset(nn.Module):
 
     Args:
         body: the whole body.
-        count: how many vertices, evenly spread over the vertex order.
+        count: how many vertices, evenly spread over the vertex order; None for all of them, which costs a fraction of
+            BodyModel's own pass over the mesh.
     """
 
-    def __init__(self, body: BodyModel, count: int) -> None:
+    def __init__(self, body: BodyModel, count: int | None = None) -> None:
         super().__init__()
-        chosen = torch.linspace(0, body.num_vertices - 1, count).round().long()
+        self.count = body.num_vertices if count is None else count
+        chosen = torch.linspace(0, body.num_vertices - 1, self.count).round().long()
         ids = torch.cat([chosen, body.leaf_vertices.cpu()])
         layer = body.layer
-        self.count = count
         self.rest_joints29 = body.rest_joints29
-        self.register_buffer("template", layer.v_template[ids], persistent=False)  # (V, 3)
-        self.register_buffer("shapedirs", layer.shapedirs[ids], persistent=False)  # (V, 3, 10)
-        posedirs = layer.posedirs.view(layer.posedirs.shape[0], -1, 3)[:, ids].flatten(1)
-        self.register_buffer("posedirs", posedirs, persistent=False)  # (207, 3 V)
-        self.register_buffer("weights", layer.lbs_weights[ids], persistent=False)  # (V, 24)
+        # One plane of all vertices for each coordinate: skinning is then a few long products and sums.
+        template = layer.v_template[ids].T  # (3, V)
+        shapedirs = layer.shapedirs[ids].permute(2, 1, 0)  # (10, 3, V)
+        posedirs = layer.posedirs.view(len(layer.posedirs), -1, 3)[:, ids].transpose(1, 2)  # (207, 3, V)
+        self.register_buffer("template", template.flatten(), persistent=False)  # (3 V)
+        self.register_buffer("directions", torch.cat([shapedirs, posedirs]).flatten(1), persistent=False)  # (217, 3 V)
+        self.register_buffer("weights", layer.lbs_weights[ids].T.contiguous(), persistent=False)  # (24, V)
 
     def forward(self, rotations: Tensor, betas: Tensor) -> BodyOutput:
         """rotations (B, 24, 3, 3), betas (B, 10) -> vertices (B, count, 3) and joints29 (B, 29, 3), metres."""
@@ -37,11 +40,14 @@ class VertexSubset(nn.Module):
         rest = self.rest_joints29(betas)[:, :NUM_BODY_JOINTS]
         global_rotations, joints = forward_kinematics(rotations, rest)
         identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
-        pose_features = (rotations[:, 1:] - identity).reshape(batch, -1)  # (B, 207)
-        shaped = self.template + torch.einsum("vck,bk->bvc", self.shapedirs, betas)
-        shaped = shaped + (pose_features @ self.posedirs).view_as(shaped)
+        features = torch.cat([betas, (rotations[:, 1:] - identity).reshape(batch, -1)], 1)  # (B, 217)
+        shaped = torch.addmm(self.template, features, self.directions).view(batch, 3, 1, -1)
         # Each joint carries a vertex as R_j (v - rest_j) + posed_j; skinning is the weighted mean of these.
         offsets = joints - (global_rotations @ rest.unsqueeze(-1)).squeeze(-1)  # (B, 24, 3)
-        blended = torch.einsum("vj,bjrc->bvrc", self.weights, global_rotations)
-        vertices = (blended @ shaped.unsqueeze(-1)).squeeze(-1) + self.weights @ offsets
+        carried = torch.cat([global_rotations, offsets.unsqueeze(-1)], -1).permute(0, 3, 2, 1)  # (B, 4, 3, 24)
+        blended = (carried.reshape(-1, NUM_BODY_JOINTS) @ self.weights).view(batch, 4, 3, -1)
+        planes = blended[:, 3]  # (B, 3, V)
+        for axis in range(3):
+            planes = torch.addcmul(planes, blended[:, axis], shaped[:, axis])
+        vertices = planes.transpose(1, 2)
         return BodyOutput(vertices[:, : self.count], torch.cat([joints, vertices[:, self.count :]], dim=1))

@@ -14,6 +14,7 @@ import torch
 from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.root_depth import estimate_root_depth
+from adhmr.body.vertex_subset import VertexSubset
 from adhmr.config.generation import GenerateStage
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample
@@ -50,6 +51,7 @@ class Generator:
             scorer = load_model(config.scorer, "scorer").to(self.device)
             self.scoring = Scoring(scorer, self.base, config.precision, config.hypotheses_per_call)
         self.body = BodyModel(config.body).to(self.device)
+        self.meshes = VertexSubset(self.body).to(self.device)  # of all vertices, for errors alone
         self.provenance = {
             "base": weights_hash(config.base),
             "encoder": encoder_hash(self.base.encoder),
@@ -130,7 +132,7 @@ class Generator:
     @torch.no_grad()
     def errors(self, batch: Batch, features: ImageFeatures, hypotheses: Hypotheses) -> torch.Tensor:
         """(N, M) PVE in metres."""
-        return errors_of_hypotheses(self.body, hypotheses, features.betas, batch, ["pve"])[..., 0]
+        return errors_of_hypotheses(self.meshes, hypotheses, features.betas, batch, ["pve"])[..., 0]
 
     @torch.no_grad()
     def values(

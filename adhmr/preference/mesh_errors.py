@@ -10,10 +10,11 @@ import roma
 import torch
 from torch import Tensor
 
-from adhmr.body.body_model import BodyModel, BodyOutput, JointRegressor
+from adhmr.body.body_model import BodyOutput, JointRegressor
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.metrics import joint_error, pa_error, vertex_error
 from adhmr.body.skeleton import H36M_14
+from adhmr.preference.hypotheses import blocks
 
 ERROR_NAMES = ("pve", "mpjpe", "pa_pve", "pa_mpjpe")
 NUM_METRIC_JOINTS = 24  # joints "smpl24": the 24 skeleton joints, pelvis-aligned; no licensed regressor needed
@@ -61,18 +62,18 @@ def mesh_errors(
     if betas.dim() == 2:
         betas = betas[:, None].expand(-1, count, -1)
     errors = torch.empty(number, count, len(names), device=rotations.device)
-    per_image = max(1, chunk // count)
-    for start in range(0, number, per_image):
-        rows = slice(start, start + per_image)
-        posed = body(rotations[rows].flatten(0, 1), betas[rows].flatten(0, 1))
+    for rows, columns in blocks(number, count, chunk):
+        some = rotations[rows, columns]  # (n, m, 24, 3, 3)
+        posed = body(some.flatten(0, 1), betas[rows, columns].flatten(0, 1))
         target = body(target_rotations[rows], target_betas[rows])
-        vertices, target_vertices = posed.vertices.unflatten(0, (-1, count)), target.vertices[:, None]  # (n, M, V, 3)
+        vertices = posed.vertices.unflatten(0, some.shape[:2])  # (n, m, V, 3)
+        target_vertices = target.vertices[:, None]
         if annotated is None:
-            joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, (-1, count))  # (n, M, 24, 3)
+            joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, some.shape[:2])  # (n, m, 24, 3)
             target_joints = target.joints29[:, None, :NUM_METRIC_JOINTS]
             target_pelvis = target_joints[..., 0, :]
         else:
-            joints = annotated.regressor(vertices)  # (n, M, 17, 3)
+            joints = annotated.regressor(vertices)  # (n, m, 17, 3)
             target_joints = annotated.truth[rows, None]
             target_pelvis = annotated.regressor(target_vertices)[..., 0, :]
         for index, name in enumerate(names):
@@ -84,12 +85,12 @@ def mesh_errors(
                 error = pa_error(vertices, target_vertices)
             else:
                 error = pa_error(joints[..., pa_joints, :], target_joints[..., pa_joints, :], pa_counted)
-            errors[rows, :, index] = error
+            errors[rows, columns, index] = error
     return errors
 
 
 def errors_of_hypotheses(
-    body: BodyModel,
+    body: Callable[[Tensor, Tensor], BodyOutput],
     hypotheses: Hypotheses,
     betas: Tensor,
     batch: dict[str, Any],
