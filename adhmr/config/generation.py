@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adhmr.config.base import StrictModel
 from adhmr.config.common import HypothesesStage, LedgerConfig
@@ -62,6 +62,13 @@ class GenerateStage(HypothesesStage):
         if "scorer" in ranked and self.scorer is None:
             raise ValueError("ranking scorer needs a reward model: set scorer to its weights")
         return self
+
+    @field_validator("margin", "confidence", mode="before")
+    @classmethod
+    def _check_by_ranking(cls, guard: Any) -> Any:
+        if isinstance(guard, int | float):  # units differ: one number cannot be meant for a score and for metres
+            raise ValueError(f"expected a number for each ranking, as {{scorer: {guard}}}, got {guard}")
+        return guard
 
     @model_validator(mode="after")
     def _check_guards(self) -> GenerateStage:
