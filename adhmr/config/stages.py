@@ -128,6 +128,7 @@ class EvaluatedModel(StrictModel):
     name: str
     weights: Path
     group: str | None = None  # models of one group are seeds of one method in the tables
+    round: int | None = Field(None, ge=0)  # of alignment, 0 the base: errors are then shown by round too
 
 
 class EvaluateStage(HypothesesStage):
@@ -150,6 +151,18 @@ class EvaluateStage(HypothesesStage):
     def _check_hypotheses(self) -> EvaluateStage:
         if not self.hypotheses or min(self.hypotheses) < 1 or max(self.hypotheses) < 2:
             raise ValueError("hypotheses needs positive numbers, the largest at least 2 (rankings compare hypotheses)")
+        return self
+
+    @model_validator(mode="after")
+    def _check_rounds(self) -> EvaluateStage:
+        methods: dict[int, str] = {}
+        for model in self.models:
+            method = model.group or model.name
+            if model.round is not None and methods.setdefault(model.round, method) != method:
+                raise ValueError(
+                    f"models: '{methods[model.round]}' and '{method}' are both round {model.round}; expected one model "
+                    "or one group a round"
+                )
         return self
 
     @model_validator(mode="after")

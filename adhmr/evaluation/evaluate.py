@@ -177,7 +177,8 @@ def run_stage(config: EvaluateStage) -> None:
             temporary = path.with_suffix(".tmp.npz")
             np.savez_compressed(temporary, identity=identity, **arrays)
             temporary.replace(path)
-        figures["models"][evaluated.name] = {"group": evaluated.group, "rankings": ranking_figures(arrays)}
+        about = evaluated.model_dump(include={"group", "round"})
+        figures["models"][evaluated.name] = {**about, "rankings": ranking_figures(arrays)}
     if evaluation.scorer is not None:
         figures["scorer"] = {name: evaluation.scorer_on_noised_truth(name) for name in config.scorer_noise}
     write_atomically(config.output / "figures.json", json.dumps(figures, indent=1))

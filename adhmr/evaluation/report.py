@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 import roma
 import torch
@@ -22,13 +20,19 @@ from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import iterate_set
 from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
-from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult, error_table, ranking_table, scorer_table
+from adhmr.evaluation.round_curves import round_curves
+from adhmr.evaluation.tables import (
+    METRIC_TITLES,
+    EvaluationResult,
+    error_table,
+    ranking_table,
+    round_table,
+    scorer_table,
+)
 from adhmr.models.weights import load_model
 from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, place_bodies, pose_hypotheses, sample_hypotheses
+from adhmr.visualization.plots import plt, png
 from adhmr.visualization.rasterizer import render_mesh, render_mesh_side
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # the backend without a display must be chosen first
 
 PICTURE_SIZE = 224  # pixels a side of each picture
 TRUTH_COLOUR, MODEL_COLOURS = (
@@ -55,6 +59,9 @@ def run_stage(config: ReportStage) -> None:
         "the baseline, ± paired standard error over images.</p>",
         *(_table(error_table(result, metric, config.baseline)) for metric in METRIC_TITLES),
     ]
+    if len(result.rounds) > 1:
+        sections += ["<h2>By round</h2>", _image(round_curves(result, config.baseline), "png", "")]
+        sections += [_table(round_table(result, config.baseline))]
     if result.figures.get("scorer"):
         sections += ["<h2>Scorer</h2><p>Pooled over the set, one disturbed ground truth an image.</p>"]
         sections += [_table(scorer_table(result))]
@@ -106,10 +113,7 @@ def _curves(run: Path) -> str:
     for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=80)
-    plt.close(figure)
-    return f"<h3>{html.escape(run.name)}</h3>" + _image(buffer.getvalue(), "png", "")
+    return f"<h3>{html.escape(run.name)}</h3>" + _image(png(figure, dpi=80), "png", "")
 
 
 @torch.no_grad()

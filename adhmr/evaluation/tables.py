@@ -66,10 +66,14 @@ class EvaluationResult:
         self.hypotheses: list[int] = self.figures["hypotheses"]
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
         self.groups: dict[str, list[str]] = {}
+        rounds: dict[int, str] = {}
         for name, entry in self.figures["models"].items():
             with np.load(folder / "models" / f"{name}.npz") as stored:
                 self.arrays[name] = {key: stored[key] for key in stored.files if key != "identity"}
             self.groups.setdefault(entry["group"] or name, []).append(name)
+            if entry.get("round") is not None:
+                rounds[entry["round"]] = entry["group"] or name
+        self.rounds: dict[int, str] = dict(sorted(rounds.items()))  # number of a round -> its group
 
     def columns(self, group: str, metric: str) -> dict[str, np.ndarray]:
         """Column title -> (seeds, N) millimetres.
@@ -108,6 +112,30 @@ def error_table(result: EvaluationResult, metric: str, baseline: str) -> list[li
     return rows
 
 
+def round_columns(result: EvaluationResult, baseline: str) -> list[str]:
+    """What is shown by round of a table's columns; of the minima the one of most hypotheses."""
+    there = result.columns(baseline, "pve")
+    return [title for title in (f"min {max(result.hypotheses)}", "zero", "random", "scorer's") if title in there]
+
+
+def round_table(result: EvaluationResult, baseline: str) -> list[list[str]]:
+    """Rows of text, the header first: a line for each error, a column for each round: millimetres, and the change
+    against the baseline ± its paired standard error over images."""
+    groups = result.rounds
+    rows = [["mm", *(f"round {number}" for number in groups)]]
+    for metric, heading in METRIC_TITLES.items():
+        for title in round_columns(result, baseline):
+            cells = []
+            for group in groups.values():
+                cell = f"{result.columns(group, metric)[title].mean():.1f}"
+                if group != baseline:
+                    change = result.difference(group, baseline, metric, title)
+                    cell += f" ({change.mean:+.2f} ± {change.standard_error:.2f})"
+                cells.append(cell)
+            rows.append([f"{heading} {title}", *cells])
+    return rows
+
+
 def ranking_table(result: EvaluationResult, model: str) -> list[list[str]]:
     """How scorer and training-free rankings order one model's own hypotheses."""
     rows = [["ranking", "within-image SRCC", "images > 0", "pooled SRCC", "PVE of its pick (mm)"]]
@@ -135,6 +163,8 @@ def print_tables(folder: Path, baseline: str | None = None) -> None:
     console = Console(width=None if Console().is_terminal else 150)
     tables = [(error_table(result, metric, baseline), f"protocol {result.protocol}") for metric in METRIC_TITLES]
     tables.append((ranking_table(result, result.groups[baseline][0]), f"rankings of {baseline}'s own hypotheses"))
+    if len(result.rounds) > 1:
+        tables.append((round_table(result, baseline), "by round"))
     if "scorer" in result.figures:
         tables.append((scorer_table(result), "scorer on disturbed ground truth"))
     for rows, title in tables:

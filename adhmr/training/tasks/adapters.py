@@ -38,11 +38,9 @@ def adapted(denoiser: Denoiser, config: LoraConfig, seed: int) -> Denoiser:
 
 
 def fill_merged(plain: Denoiser, network: Denoiser) -> None:
-    """Gives `plain`, of the same configuration, the weights with which it says the same as the adapted `network`: on
-    the network's device, in eval mode."""
+    """Gives `plain`, of the same configuration, the weights with which it says the same as the adapted `network`."""
     state = {name.replace(LAYER, "."): weight.detach() for name, weight in left_out_weights(network).items()}
     for name, part in network.named_modules():
         if hasattr(part, "get_delta_weight"):
             state[f"{name}.weight"] = state[f"{name}.weight"] + part.get_delta_weight(ADAPTER).detach()
     plain.load_state_dict(state)
-    plain.to(next(network.parameters()).device).eval()
