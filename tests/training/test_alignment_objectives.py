@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from adhmr.body.codec import PoseCodec
-from adhmr.config.alignment import SHOWINGS
+from adhmr.config.alignment import SHOWINGS, DpoStage
 from adhmr.config.generation import GenerateStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
@@ -70,6 +71,10 @@ def test_switches_that_exclude_each_other(dpo_config, changes, message):
 
 
 # ------------------------------------------------------------------------------------------------ all objectives
+def test_every_objective_says_what_it_is_shown():
+    assert set(SHOWINGS) == set(get_args(DpoStage.model_fields["objective"].annotation))
+
+
 @pytest.mark.parametrize("norm", ["group", "single"])
 @pytest.mark.parametrize("objective", CONSTANTS)
 def test_a_policy_that_equals_the_reference_pays_a_constant(aligned, objective, norm):

@@ -95,7 +95,7 @@ class PairTransform:
         )
         if self.config.showing == "pair":
             return uvd, twists, value
-        lost = np.zeros(count, int) if self.config.showing == "winner" else key.rng("side").random(count) >= 0.5
+        lost = key.rng("side").random(count) >= 0.5 if self.config.showing == "side" else np.zeros(count, bool)
         one = np.arange(count), lost.astype(int)
         return uvd[one][:, None], twists[one][:, None], np.where(lost, -1.0, 1.0)[:, None]
 
