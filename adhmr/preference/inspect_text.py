@@ -1,5 +1,5 @@
-"""The figures of `adhmr prefs inspect` as text: settings, counts, quantiles, and the pairs by their difference. How they
-are made is in inspect.py."""
+"""The figures of `adhmr prefs inspect` as text: settings, counts, quantiles, and the pairs by their difference. They
+are made in inspect.py."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from adhmr.data.index_build import shard_index, write_index
 from adhmr.data.shard_index import ShardIndex
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import OpenShard, ShardSample, shard_name
+from adhmr.errors import AdhmrError
 from adhmr.preference.in_order import in_order
 from adhmr.preference.ledger import FileNote, Ledger
 from adhmr.preference.progress import LEDGERS
@@ -108,6 +109,12 @@ class PreferenceSet:
         files = []
         index = self._reader.index
         for folder, ranking in zip(self._folders, self._rankings, strict=True):
+            shards = [folder / shard_name(number) for number in range(len(self.units))]
+            if not any(len(shard_index(shard).samples) for shard in shards):
+                raise AdhmrError(
+                    f"{folder}: no image has a pair; lower margin, confidence or distinct, then delete the folder "
+                    "and start again"
+                )
             with writing(self._output):
                 source = f"preferences of {index.source} ranked by {ranking}"
                 files.append(write_index(folder, source=source, split=index.split, licence=index.licence))
