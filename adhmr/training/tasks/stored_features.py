@@ -63,7 +63,7 @@ def _check(config: DpoStage, own: str) -> None:
             if made not in taken:
                 what = f"made in {made}, but train.precision is {config.train.precision}"
                 raise _Unfit(f"{place} holds features {what}; generate with precision: fp32, or train in {made}")
-            kinds[np.load(io.BytesIO(members["features.npy"]))["memory"].dtype.name] = place
+            kinds.setdefault(np.load(io.BytesIO(members["features.npy"]))["memory"].dtype.name, place)
     if len(kinds) > 1:
         raise _Unfit(f"features differ in type: {', '.join(f'{kind} in {place}' for kind, place in kinds.items())}")
 
