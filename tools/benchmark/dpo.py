@@ -26,6 +26,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from adhmr.config.alignment import DpoStage, ReferenceStage
 from adhmr.config.loading import load_config
@@ -108,7 +109,7 @@ def run_keys(folder: Path, images: int, pairs: int, precision: str) -> dict:
 
 # ------------------------------------------------------------------------------------------------ one variant
 def measure(name: str, options: argparse.Namespace) -> dict:
-    """Loss of the first step without dropout, seconds of the others, bytes of weights and of the steps' memory."""
+    """Loss of the first step without dropout; seconds and operations of the others; memory of weights and steps, GB."""
     variant = VARIANTS[name]
     keys = {**run_keys(options.folder, options.images, options.pairs, options.precision), "stage": "dpo"}
     keys["features"] = variant["features"]
@@ -141,12 +142,19 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     with torch.no_grad():
         loss = step(batch).item()
     task.model.train()
-    whole_step()
+    with FlopCounterMode(display=False) as counter:
+        whole_step()  # also chooses kernels, and makes the optimizer's state
     reset_peak()
     times = [whole_step() for _ in range(options.steps)]
     held = {id(p): p.numel() * p.element_size() for network in networks for p in network.parameters()}
     peak = torch.cuda.max_memory_allocated() if ON_GPU else peak_resident() - before
-    return {"loss": loss, "seconds": times, "weights_gb": sum(held.values()) / 1e9, "memory_gb": peak / 1e9}
+    return {
+        "loss": loss,
+        "seconds": times,
+        "operations": counter.get_total_flops(),
+        "weights_gb": sum(held.values()) / 1e9,
+        "memory_gb": peak / 1e9,
+    }
 
 
 def batch_of(task: DpoTask, images: int) -> dict:
@@ -280,6 +288,8 @@ def report(found: dict[str, list[dict]], options: argparse.Namespace) -> None:
             "ms_per_pair": round(1e3 * seconds[name] / pairs, 2),
             "range": [round(1e3 * min(times) / pairs, 2), round(1e3 * max(times) / pairs, 2)],
             "times_faster_than_plain": round(seconds["plain"] / seconds[name], 2),
+            "gflop_per_pair": round(runs[0]["operations"] / pairs / 1e9, 2),
+            "times_fewer_operations_than_plain": round(found["plain"][0]["operations"] / runs[0]["operations"], 2),
             "weights_gb": round(runs[0]["weights_gb"], 3),
             "memory_gb": round(min(run["memory_gb"] for run in runs), 3),
             "loss": round(runs[0]["loss"], 6),
@@ -287,6 +297,7 @@ def report(found: dict[str, list[dict]], options: argparse.Namespace) -> None:
         one = figures[name]
         print(
             f"{name:20s} {one['ms_per_pair']:9.1f} ms a pair, {one['times_faster_than_plain']:5.2f} x plain, "
+            f"{one['gflop_per_pair']:7.1f} GFLOP a pair ({one['times_fewer_operations_than_plain']:.2f} x fewer), "
             f"weights {one['weights_gb']:.3f} GB, all {one['memory_gb']:.2f} GB, loss {one['loss']:.6f}"
         )
     figures["goals"] = GOALS
