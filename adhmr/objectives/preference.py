@@ -117,7 +117,8 @@ def kto(
     side = torch.where(desirable, above, -above)
     weight = torch.where(desirable, desirable_weight, undesirable_weight)
     loss = (weight * torch.sigmoid(-beta * side)).mean()  # 1 - sigmoid(x) = sigmoid(-x)
-    changes = -masked_mean(groups.gain, desirable), -masked_mean(groups.gain, ~desirable)
+    gain = groups.gain.detach()
+    changes = -masked_mean(gain, desirable), -masked_mean(gain, ~desirable)
     return loss, {"baseline": baseline.detach()} | _logs(groups, _share(side), *changes)
 
 

@@ -83,6 +83,7 @@ def test_a_policy_that_equals_the_reference_pays_a_constant(aligned, objective, 
     parts = ("joint", "twist") if norm == "group" else ("pose",)
     assert loss.item() == pytest.approx(len(parts) * CONSTANTS[objective], abs=2e-6)
     for part in parts:
+        assert not any(figure.requires_grad for name, figure in logs.items() if not name.endswith("_loss"))
         assert logs[f"{part}_accuracy"] == 0.5 and logs[f"{part}_policy_error"] == logs[f"{part}_reference_error"] > 0
         for name in ("margin", "winner_change", "loser_change", "kl"):
             assert logs[f"{part}_{name}"] == 0
