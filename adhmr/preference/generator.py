@@ -126,7 +126,7 @@ class Generator:
         )
         by_rotations = "scorer" in rankings and self.scoring.scorer.config.variant == "pose6d"
         if self.needs_labels(rankings) or by_rotations:
-            return self._posed(sampled, features.betas, batch)
+            return self.posed(sampled, features.betas, batch)
         return sampled
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ class Generator:
         )
         return {ranking: RANKINGS[ranking](context) for ranking in rankings if ranking != "truth"}
 
-    def _posed(self, hypotheses: Hypotheses, betas: torch.Tensor, batch: Batch) -> Hypotheses:
+    def posed(self, hypotheses: Hypotheses, betas: torch.Tensor, batch: Batch) -> Hypotheses:
         """With rotations, at the label's root depth; at the hypothesis' own where the label knows none (is 0)."""
         depth = batch["root_depth"][:, None].expand(hypotheses.uvd.shape[:2])  # (N, M) metres
         if (depth == 0).any():
