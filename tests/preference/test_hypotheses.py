@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from adhmr.body.codec import PoseCodec
 from adhmr.body.hypotheses import Hypotheses
+from adhmr.config.common import SamplerConfig
 from adhmr.models.weights import load_model
-from adhmr.preference.hypotheses import hypothesis_noise, pose_hypotheses, sample_hypotheses
+from adhmr.preference.hypotheses import blocks, fresh_noise, hypothesis_noise, pose_hypotheses, sample_hypotheses
 from tests.tiny import CROP
 
 names = st.lists(st.text("abc-019", min_size=1, max_size=8), min_size=1, max_size=5, unique=True)
@@ -57,3 +58,31 @@ def test_samples_are_in_the_units_of_the_crop_and_the_same_again(tiny_weights, b
     assert not torch.equal(first.uvd[:, 1], first.uvd[:, 2])
     x_joint, _ = PoseCodec(CROP["size"]).encode(first.uvd, first.twists)
     assert np.abs(x_joint.numpy()).max() < 200  # about +-50 in data; thousands would be pixels
+
+
+@given(st.integers(1, 9), st.integers(1, 12), st.integers(1, 40))
+def test_blocks_cover_all_hypotheses_once_and_keep_images_whole_where_they_fit(images, count, limit):
+    seen = np.zeros((images, count), int)
+    for rows, columns in blocks(images, count, limit):
+        part = seen[rows, columns]
+        assert 0 < part.size <= limit and (part.shape[1] == count or part.shape[0] == 1)
+        assert part.shape[1] == count or limit < count
+        part += 1
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("per_call", [1, 2, 5, 10])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_calls_of_any_size_give_the_same_samples(tiny_weights, batch, per_call, eta):
+    model = load_model(tiny_weights / "base.safetensors", "base")
+    features = model.encoder(batch["image"])
+    noise, fresh = hypothesis_noise(0, batch["key"], 5), fresh_noise(0, batch["key"], 5)
+    sampler = SamplerConfig(eta=eta)
+    sizes = []
+    hook = model.denoiser.register_forward_pre_hook(lambda _, given: sizes.append(given[2].numel()))
+    some = sample_hypotheses(model, features, noise, CROP["size"], "fp32", sampler, fresh, per_call)
+    assert max(sizes) == per_call
+    hook.remove()
+    whole = sample_hypotheses(model, features, noise, CROP["size"], "fp32", sampler, fresh)
+    torch.testing.assert_close(some.uvd, whole.uvd, atol=1e-3, rtol=0)
+    torch.testing.assert_close(some.twists, whole.twists, atol=1e-4, rtol=0)
