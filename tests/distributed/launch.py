@@ -17,8 +17,8 @@ from adhmr.errors import AdhmrError
 from tests.training.toy import toy_trainer
 
 SERVER = multiprocessing.get_context("forkserver")
-# What DeepSpeed and Accelerate import when they are used, seconds a process.
-LATE = ["deepspeed.runtime.zero.muon.original_muon", "transformers"]
+# What DeepSpeed, Accelerate and adapters import when they are used, seconds a process.
+LATE = ["deepspeed.runtime.zero.muon.original_muon", "transformers", "adhmr.training.tasks.dpo", "peft"]
 PRELOADED = ["tests.training.toy", "adhmr.training.zero", *LATE]
 
 

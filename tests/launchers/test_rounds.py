@@ -35,8 +35,17 @@ def test_each_round_starts_from_the_model_of_the_former(tmp_path):
         starts = [stages[f"{name}-r{number}"].config.base for number in (1, 2, 3)]
         assert starts == [tmp_path / folder / "model.safetensors" for folder in ("base", "align-r1", "align-r2")]
         assert [stages[f"{name}-r{number}"].config.seed for number in (1, 2, 3)] == [1, 2, 3]
+    assert [stages[f"align-r{number}"].config.reference_is_base for number in (1, 2, 3)] == [True, True, True]
     assert [one.name for one in stages["evaluate"].config.models] == ["base", "round 1", "round 2", "round 3"]
     assert stages["report"].config.runs[-1] == tmp_path / "align-r3"
+
+
+def test_the_reference_is_moved_or_kept(tmp_path):
+    first = tmp_path / "base" / "model.safetensors"
+    kept = plan_pipeline(ROUNDS, [f"output={tmp_path}", f"align.reference={first}"])
+    aligned = [one.config for one in kept if one.name.startswith("align-")]
+    assert [config.reference for config in aligned] == [first] * 3
+    assert [config.reference_is_base for config in aligned] == [True, False, False]
 
 
 def test_another_round_leaves_the_former_ones_as_they_are(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adhmr.models.weights import load_weights
-from adhmr.training.frozen import copied, leave_out, left_out, whole
+from adhmr.training.frozen import copied, leave_out, leave_out_weights, left_out, left_out_weights, move_weights, whole
 from adhmr.training.run import run_stage
 from adhmr.training.tasks.base import BaseTask
 from adhmr.training.tasks.scorer import ScorerTask
@@ -64,6 +64,23 @@ def test_the_whole_has_all_in_the_old_order_and_leaves_the_trained_module_alone(
     assert all(torch.equal(tensor, complete.state_dict()[name]) for name, tensor in Pair().state_dict().items())
     assert complete.head is pair.head and list(pair.state_dict()) == ["head.weight", "head.bias"]
     assert list(pickle.loads(pickle.dumps(complete)).state_dict()) == list(complete.state_dict())
+
+
+def test_left_out_weights_are_used_but_are_no_part_of_the_network():
+    partly, x = Pair().eval(), torch.randn(3, 4)
+    partly.front.requires_grad_(False)
+    weight = partly.front[0].weight
+    leave_out_weights(partly)
+    torch.testing.assert_close(partly(x), Pair().eval()(x))
+    assert {name for name, _ in partly.named_parameters()} == {"head.weight", "head.bias"}
+    names = {"front.0.weight", "front.0.bias", "front.1.weight", "front.1.bias"}
+    assert set(left_out_weights(partly)) == names and not names & set(partly.state_dict())
+    partly.train().double()
+    assert partly.front[2].training and weight.dtype == torch.float32  # dropout goes on, weights stay
+    other = copied(partly)
+    assert other.front[0].weight is weight and other.head.weight is not partly.head.weight
+    move_weights(partly, torch.device("meta"))
+    assert other.front[0].weight.is_meta
 
 
 def test_the_whole_of_a_module_with_nothing_left_out_is_the_same(pair):
