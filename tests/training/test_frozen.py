@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adhmr.models.weights import load_weights
-from adhmr.training.frozen import copied, leave_out, leave_out_weights, left_out, left_out_weights, move_weights, whole
+from adhmr.training.frozen import copied, leave_out, leave_out_weights, left_out, left_out_weights, whole
 from adhmr.training.run import run_stage
 from adhmr.training.tasks.base import BaseTask
 from adhmr.training.tasks.scorer import ScorerTask
@@ -79,8 +79,6 @@ def test_left_out_weights_are_used_but_are_no_part_of_the_network():
     assert partly.front[2].training and weight.dtype == torch.float32  # dropout goes on, weights stay
     other = copied(partly)
     assert other.front[0].weight is weight and other.head.weight is not partly.head.weight
-    move_weights(partly, torch.device("meta"))
-    assert other.front[0].weight.is_meta
 
 
 def test_the_whole_of_a_module_with_nothing_left_out_is_the_same(pair):
