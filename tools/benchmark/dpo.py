@@ -67,9 +67,9 @@ def prepare(folder: Path, images: int, pairs: int, precision: str, model: Path) 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = load_config(model, [], BaseModelConfig)
-    save_weights(folder / "base.safetensors", BaseModel(config), "base", config.model_dump(mode="json"))
-    base = load_model(folder / "base.safetensors", "base")
     size = config.crop_size
+    save_weights(folder / "base.safetensors", random_model(config), "base", config.model_dump(mode="json"))
+    base = load_model(folder / "base.safetensors", "base")
     provenance = {"base": weights_hash(folder / "base.safetensors"), "encoder": encoder_hash(base.encoder)}
     with ShardWriter(folder / "preferences", source="random crops", split="train", licence="none") as writer:
         for number in range(images):
@@ -93,6 +93,18 @@ def prepare(folder: Path, images: int, pairs: int, precision: str, model: Path) 
     keys = run_keys(folder, images, pairs, precision)
     own = {"stage": "reference", "output": folder / "errors", "unit": images, "images_per_batch": images, "workers": 0}
     run_reference(ReferenceStage(**{**keys, **own}))
+
+
+def random_model(config: BaseModelConfig) -> BaseModel:
+    """Its running statistics are those of random images: with others the features of random weights have no bounds, and
+    the losses of the variants could not be compared."""
+    model = BaseModel(config)
+    for module in model.encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.encoder.train()(torch.randint(0, 256, (2, 3, config.crop_size, config.crop_size), dtype=torch.uint8))
+    return model.eval()
 
 
 def run_keys(folder: Path, images: int, pairs: int, precision: str) -> dict:
