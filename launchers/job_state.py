@@ -9,7 +9,8 @@ import os
 import time
 from typing import Literal
 
-from launchers.run_files import RunFiles, allowed_silence
+from adhmr.preference.progress import Progress
+from launchers.run_files import SHARED, RunFiles, allowed_silence
 from launchers.slurm_queue import Answer, JobRow
 
 State = Literal[
@@ -70,6 +71,8 @@ def _by_files(files: RunFiles) -> Verdict:
     ended, begun, last = files.ended, files.begun, files.last_end()
     if files.trained:
         return "done", ""
+    if files.units is not None and not files.cancelled and last.get("decision") != "stop":
+        return _by_units(files.units)
     if begun is None and files.record is None and not files.events:
         return "not started", ""
     if files.cancelled and files.life != "silent":
@@ -90,6 +93,17 @@ def _by_files(files: RunFiles) -> Verdict:
     if files.life == "silent":
         return "unknown", f"no heartbeat for {_duration(files.silence)}; it ran on {begun['host']}"
     return "unknown", "it was begun and is not done; no process of it is on this machine"
+
+
+def _by_units(units: Progress) -> Verdict:
+    """Of work that is shared by a ledger, wherever its workers are."""
+    if units.workers:
+        return "running", ""
+    if units.done == units.total:
+        return "done", ""
+    if units.done + units.failed == units.total:
+        return "failed", ""  # which units, the status adds
+    return "stopped", "no worker gives a sign of life; the same command goes on"
 
 
 def _by_squeue(files: RunFiles, row: JobRow) -> Verdict:
@@ -120,7 +134,7 @@ def _running(files: RunFiles, row: JobRow) -> Verdict:
     if files.cancelled:
         return "ending", "it was asked to stop and saves"
     begun = files.begun
-    trains = "train" in files.config
+    trains = "train" in files.config and files.config.get("stage") not in SHARED
     if trains and not attempt_has_begun(files, row):
         late = row.started is not None and time.time() - row.started > LATE
         return "running", "started, but no attempt has begun" if late else "starting"

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import yaml
 
+from adhmr.errors import AdhmrError
+from adhmr.preference.progress import Progress, generation_progress
 from adhmr.training.attempts import read_attempts
 from adhmr.training.heartbeats import Heartbeat, read_heartbeats
 from adhmr.training.tracking import read_metrics
@@ -23,6 +25,7 @@ from launchers.stage_record import StageRecord, read_record
 
 # A live process writes its heartbeat every 5 s, and a network file system may show it a minute late.
 SILENT_SECONDS = 90.0
+SHARED = ("generate", "reference")  # stages whose work is in units of a ledger
 HEARTBEATS_PER_SECOND = 20  # of all ranks together: with more than 100 each writes less often
 
 Life = Literal["alive", "dead", "silent", "none"]
@@ -44,6 +47,7 @@ class RunFiles:
     heartbeats: dict[int, tuple[Heartbeat, float]]  # of the latest attempt
     life: Life  # of the latest attempt: proof of life, proof of death, neither; none: nothing has begun
     silence: float  # s since the latest heartbeat of any rank; infinite without one
+    units: Progress | None = None  # of a stage of shared work that has begun
 
     @property
     def done(self) -> bool:
@@ -105,7 +109,17 @@ def read_run(folder: Path) -> RunFiles:
         heartbeats=heartbeats,
         life=_life(folder, attempts, heartbeats, silence),
         silence=silence,
+        units=_units(folder, config),
     )
+
+
+def _units(folder: Path, config: dict[str, Any]) -> Progress | None:
+    if config.get("stage") not in SHARED:
+        return None
+    try:
+        return generation_progress(folder)
+    except AdhmrError:
+        return None
 
 
 def _life(

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adhmr.errors import AdhmrError
-from adhmr.preference.progress import Progress, generation_progress
+from adhmr.preference.progress import LEDGERS, PLAN_NAME, Progress
 from launchers.job_state import State, attempt_has_begun, decide
 from launchers.launch_folder import LaunchFolder
-from launchers.run_files import RunFiles, read_run
+from launchers.run_files import SHARED, RunFiles, read_run
 from launchers.slurm_queue import Answer, Queue
 
-MARKS = ("launch/job.json", "stage.json", "attempts.jsonl", "metrics.jsonl")  # a folder with one of them is a run's
+# A folder with one of them is a run's.
+MARKS = ("launch/job.json", "stage.json", "attempts.jsonl", "metrics.jsonl", f"{LEDGERS}/{PLAN_NAME}")
 DEPTH = 3  # of folders below the one that is looked through
-SHARED = ("generate", "reference")  # stages whose work is in units of a ledger
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ _NOT_ASKED = Answer(None, None, "it was submitted just now: ask again")
 
 def _status(files: RunFiles, answer: Answer | None) -> RunStatus:
     state, reason = decide(files, answer)
-    units = _units(files)
+    units = files.units
     rows = () if answer is None else answer.queued or ()
     at_work = state == "running" and (units is not None or all(attempt_has_begun(files, row) for row in rows))
     step, steps = _progress(files, units)
@@ -95,16 +95,6 @@ def _progress(files: RunFiles, units: Progress | None) -> tuple[int | None, int 
     if files.life == "alive" and files.heartbeats:
         return max(begun, min(beat.step for beat, _ in files.heartbeats.values())), steps
     return max(logged, begun), steps
-
-
-def _units(files: RunFiles) -> Progress | None:
-    """Of a stage of shared work that has begun."""
-    if files.config.get("stage") not in SHARED:
-        return None
-    try:
-        return generation_progress(files.folder)
-    except AdhmrError:
-        return None
 
 
 def _eta(files: RunFiles, step: int | None, steps: int | None) -> float | None:

@@ -65,7 +65,7 @@ def _ledgers(output: Path) -> tuple[dict, list[Ledger]]:
     try:
         plan = json.loads((output / LEDGERS / PLAN_NAME).read_text())
     except FileNotFoundError:
-        raise AdhmrError(f"{output}: no generation has begun here; expected {LEDGERS}/{PLAN_NAME} in it") from None
+        raise AdhmrError(f"{output}: no shared work has begun here; expected {LEDGERS}/{PLAN_NAME} in it") from None
     common = (output, "reader", plan["lease_seconds"], plan["attempts"])
     ledgers = []
     for name, count in plan["units"].items():

@@ -179,5 +179,5 @@ def test_a_lease_that_was_taken_over_is_lost_to_its_owner(office):
 
 
 def test_progress_of_a_folder_without_a_generation(tmp_path):
-    with pytest.raises(AdhmrError, match="no generation has begun here"):
+    with pytest.raises(AdhmrError, match="no shared work has begun here"):
         generation_progress(tmp_path)
