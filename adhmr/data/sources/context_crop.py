@@ -1,0 +1,99 @@
+"""The stored crop: a person with context cut from the image, at most so many pixels a side, and the record in its
+pixels. Which crop the network sees is adhmr.data.transforms' affair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from adhmr.body.skeleton import NUM_BODY_JOINTS
+
+LEAST_SIDE = 24  # pixels of the person in the original image
+LEAST_INSIDE = 6  # of the 24 body joints in the picture
+
+
+@dataclass(frozen=True)
+class ContextCrop:
+    """side: pixels of the stored crop at most. context: its side over the longer side of the tight box of the body
+    joints; 2 leaves room for padding 1.5 and augmentation by a third."""
+
+    side: int = 384
+    context: float = 2.0
+
+    def box(self, record: np.void, shape: tuple[int, int]) -> tuple[float, float, float] | str:
+        """x0, y0 and side of the square to cut from an image (height, width), or why there is none."""
+        known = record["joints_conf"][:NUM_BODY_JOINTS] > 0
+        points = record["joints29_px"][:NUM_BODY_JOINTS][known].astype(np.float64)
+        height, width = shape
+        inside = ((points >= 0) & (points < [width, height])).all(1).sum()
+        if inside < LEAST_INSIDE:
+            return "too few of its joints are in the picture"
+        # Joints far outside (a close-up's feet) would make the box mostly black.
+        points = np.clip(points, [-0.25 * width, -0.25 * height], [1.25 * width, 1.25 * height])
+        low, high = points.min(0), points.max(0)
+        if (high - low).max() < LEAST_SIDE:
+            return "it is too small in the picture"
+        side = float(np.ceil((high - low).max() * self.context))
+        centre = (low + high) / 2
+        # Whole pixels: a crop that is not scaled copies pixels and changes none.
+        return float(np.round(centre[0] - side / 2)), float(np.round(centre[1] - side / 2)), side
+
+    def scale(self, side: float) -> float:
+        """Stored pixels a pixel of the image; crops are never enlarged."""
+        return min(1.0, self.side / side)
+
+    def cut(self, image: np.ndarray, shrunk: float, box: tuple[float, float, float]) -> np.ndarray:
+        """The crop (S, S, 3) uint8 of an image that was decoded at `shrunk` times its size; black outside."""
+        x0, y0, side = box
+        size = round(side * self.scale(side))
+        scale = size / (side * shrunk)
+        if scale == 1.0:
+            return _padded_slice(image, round(x0), round(y0), size)
+        if scale < 1.0:
+            x, y, length = x0 * shrunk, y0 * shrunk, side * shrunk
+            left, top = int(np.floor(x)), int(np.floor(y))
+            part = _padded_slice(image, left, top, int(np.ceil(length)) + 1)
+            # Area averages over a whole number of pixels; the remainder is below one pixel of the original.
+            affine = np.array([[scale, 0, (left - x) * scale], [0, scale, (top - y) * scale]])
+            return _warp(part, affine, size)
+        return _warp(image, np.array([[scale, 0, -x0 * shrunk * scale], [0, scale, -y0 * shrunk * scale]]), size)
+
+    def affine(self, box: tuple[float, float, float]) -> np.ndarray:
+        """(2, 3) from continuous pixels of the image to those of the crop."""
+        x0, y0, side = box
+        scale = round(side * self.scale(side)) / side
+        return np.array([[scale, 0.0, -x0 * scale], [0.0, scale, -y0 * scale]])
+
+    def moved(self, record: np.void, box: tuple[float, float, float]) -> np.void:
+        """The record with pixels, camera and size of the crop."""
+        affine = self.affine(box)
+        moved = record.copy()
+        moved["joints29_px"] = record["joints29_px"] @ affine[:, :2].T + affine[:, 2]
+        moved["intrinsics"] = np.vstack([affine, [0.0, 0.0, 1.0]]) @ record["intrinsics"]
+        moved["image_size"] = round(box[2] * self.scale(box[2]))
+        return moved
+
+
+def _padded_slice(image: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
+    """image[top : top + size, left : left + size], with zeros where the image ends."""
+    height, width = image.shape[:2]
+    result = np.zeros((size, size, 3), np.uint8)
+    x, y = max(left, 0), max(top, 0)
+    part = image[y : min(top + size, height), x : min(left + size, width)]
+    result[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] = part
+    return result
+
+
+def _warp(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 3); affine (2, 3) maps continuous pixels. Averages whole pixels before it shrinks."""
+    reduction = int(1 / affine[0, 0] + 0.25)
+    if reduction > 1:
+        height, width = image.shape[:2]
+        small = (max(1, round(width / reduction)), max(1, round(height / reduction)))
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        affine = affine @ np.diag([width / small[0], height / small[1], 1.0])
+    indexed = affine.copy()
+    indexed[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5  # OpenCV's coordinates are pixel centres
+    return cv2.warpAffine(image, indexed, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
