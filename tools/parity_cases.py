@@ -26,8 +26,9 @@ from adhmr.models.encoder import ImageFeatures
 from adhmr.models.official import import_official, read_model
 from adhmr.models.scorer import score_of
 from adhmr.models.weights import load_model
+from adhmr.objectives import preference
 from adhmr.objectives.denoising import betas_loss, joints2d_loss, noise_loss
-from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss
+from adhmr.objectives.preference import GroupErrors, denoising_error
 from adhmr.objectives.ranking import rank_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -274,15 +275,15 @@ def dpo(reference: Reference) -> list[Comparison]:
     compared = []
     for part in ("joint", "twist"):
         weight = data[f"{part}_weight"].flatten(1).repeat(2, 1)
-        policy, frozen = (
-            PairErrors(*denoising_error(data[f"{model}_{part}"], data[f"noise_{part}"], weight).chunk(2))
+        policy, frozen = (  # (G, 2): winners, losers
+            torch.stack(denoising_error(data[f"{model}_{part}"], data[f"noise_{part}"], weight).chunk(2), 1)
             for model in ("policy", "ref")
         )
-        loss, _ = dpo_loss(policy, frozen, beta=float(data["beta"]))
+        loss, _ = preference.dpo(GroupErrors(policy, frozen, torch.zeros_like(policy)), beta=float(data["beta"]))
         compared.append(compare(f"loss_{part}", loss, data[f"loss_{part}"]))
         if part == "joint":
-            compared.append(compare("losses_joint_w", policy.winner, data["losses_joint_w"]))
-            compared.append(compare("losses_joint_l", policy.loser, data["losses_joint_l"]))
+            compared.append(compare("losses_joint_w", policy[:, 0], data["losses_joint_w"]))
+            compared.append(compare("losses_joint_l", policy[:, 1], data["losses_joint_l"]))
     return compared
 
 

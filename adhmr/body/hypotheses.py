@@ -11,3 +11,7 @@ class Hypotheses(NamedTuple):
     uvd: Tensor  # (N, M, 29, 3) pixels of the crop; depth relative to the root, metres
     twists: Tensor | None = None  # (N, M, 23, 2) cos, sin; as sampled not of unit length
     rotations: Tensor | None = None  # (N, M, 24, 3, 3) local rotations, the root's first
+
+    def block(self, rows: slice, columns: slice) -> "Hypotheses":
+        """Some hypotheses of some images."""
+        return Hypotheses(*(None if part is None else part[rows, columns] for part in self))

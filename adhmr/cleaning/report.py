@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from adhmr.atomic_file import write_atomically
 from adhmr.data.randomness import RandomKey
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.transforms import PersonCrop
 from adhmr.visualization.drawing import draw_skeleton, draw_text, grid
+from adhmr.visualization.picture_file import write_picture
 
 BINS = 10  # of the histogram, over scores from 0 to 1
 COLUMNS = 8
@@ -75,5 +74,4 @@ def score_sheet(
         image = np.ascontiguousarray(item["image"].transpose(1, 2, 0))
         image = draw_skeleton(image, item["uvd"][:, :2], sample.record["joints_conf"])
         cells.append(draw_text(image, f"{raw[row]:.2f}{'' if kept[row] else ' out'} {sample.key}"))
-    sheet = cv2.cvtColor(grid(cells, min(COLUMNS, len(cells))), cv2.COLOR_RGB2BGR)
-    write_atomically(path, cv2.imencode(".jpg", sheet)[1].tobytes())
+    write_picture(path, grid(cells, min(COLUMNS, len(cells))))

@@ -5,12 +5,11 @@ The drawing itself is in visualization/drawing.py.
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from adhmr.data.shard_reader import ShardReader
-from adhmr.errors import AdhmrError
 from adhmr.visualization.drawing import draw_skeleton, draw_text, grid
+from adhmr.visualization.picture_file import write_picture
 
 DESCRIBED_RECORDS = 2000
 COLUMNS = 8
@@ -23,27 +22,18 @@ def contact_sheet(folder: str | Path, count: int, path: str | Path) -> Path:
     """
     reader = ShardReader(folder)
     cells = []
-    for row in _spread(len(reader), count):
+    for row in spread(len(reader), count):
         sample = reader.read(row)
         image = draw_skeleton(sample.image, sample.record["joints29_px"], sample.record["joints_conf"])
         cells.append(draw_text(image, sample.key))
-    sheet = grid(cells, min(COLUMNS, len(cells)))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        written = False
-    if not written:
-        raise AdhmrError(f"{path}: the picture cannot be written; use a name that ends in .jpg or .png")
-    return path
+    return write_picture(path, grid(cells, min(COLUMNS, len(cells))))
 
 
 def describe(folder: str | Path) -> str:
     """A table of what a shard folder holds; ranges and shares are of up to 2000 records spread over it."""
     reader = ShardReader(folder)
     index = reader.index
-    rows = _spread(len(reader), DESCRIBED_RECORDS)
+    rows = spread(len(reader), DESCRIBED_RECORDS)
     records = np.stack([np.asarray(reader.read_record(row)) for row in rows])  # (R,) SAMPLE_DTYPE
     known = records["joints_conf"] > 0  # (R, 29)
     sizes, counts = np.unique(records["image_size"], axis=0, return_counts=True)
@@ -72,5 +62,6 @@ def describe(folder: str | Path) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
-def _spread(total: int, count: int) -> list[int]:
+def spread(total: int, count: int) -> list[int]:
+    """Up to `count` of the numbers below `total`, evenly."""
     return np.unique(np.linspace(0, total - 1, min(total, max(1, count))).astype(int)).tolist()

@@ -117,17 +117,19 @@ class HMRScorer(nn.Module):
         self.head = ScorerHead(config, config.encoder.memory_grid(*config.crop_shape))
 
     def forward(self, image: torch.Tensor, hypotheses: Hypotheses) -> tuple[ImageFeatures, torch.Tensor]:
-        """image (N, 3, H, W) RGB, uint8 or float in 0..255, and hypotheses in its pixels -> features, raw (N, M).
+        """image (N, 3, H, W) RGB, uint8 or float in 0..255, and hypotheses in its pixels -> features, raw (N, M)."""
+        image, hypotheses = self.framed(image, hypotheses)
+        features = self.features(image)
+        return features, self.score(features, hypotheses, (image.shape[-2], image.shape[-1]))
 
-        A square crop given to a scorer of tall crops is put between black bars of the scorer's shape: so are sampled
-        hypotheses scored, whose crops are the base model's.
-        """
+    def framed(self, image: torch.Tensor, hypotheses: Hypotheses) -> tuple[torch.Tensor, Hypotheses]:
+        """Crops of the shape that the scorer is for. A square crop given to a scorer of tall crops is put between black
+        bars of the scorer's shape: so are sampled hypotheses scored, whose crops are the base model's."""
         height, width = image.shape[-2:]
         own_height, own_width = self.config.crop_shape
         if height == width and own_height != own_width:
-            image, hypotheses = letterbox(image, hypotheses, self.config.crop_shape)
-        features = self.features(image)
-        return features, self.score(features, hypotheses, (image.shape[-2], image.shape[-1]))
+            return letterbox(image, hypotheses, self.config.crop_shape)
+        return image, hypotheses
 
     def features(self, image: torch.Tensor) -> ImageFeatures:
         """What the encoder sees of crops of the scorer's own shape (N, 3, H, W)."""

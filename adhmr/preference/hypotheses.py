@@ -3,6 +3,9 @@ live beside this file; the sampler itself in adhmr.diffusion."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +17,7 @@ from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.kinematics import inverse_kinematics
 from adhmr.config.common import SamplerConfig
 from adhmr.data.randomness import generator_for
-from adhmr.diffusion.sampler import FreshNoise, ddim_sample
+from adhmr.diffusion.sampler import JOINT_DIM, FreshNoise, ddim_sample
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageFeatures
 
@@ -35,6 +38,7 @@ def hypothesis_noise(seed: int, keys: list[str], count: int) -> Tensor:
 def fresh_noise(seed: int, keys: list[str], count: int) -> FreshNoise:
     """What stochastic sampling adds in each step, (N, count, 133) by the step's number; keyed as `hypothesis_noise`."""
 
+    @functools.cache
     def draw(step: int) -> Tensor:
         drawn = [
             generator_for(seed, "fresh noise", step, key).standard_normal((count, POSE_SIZE), np.float32)
@@ -43,6 +47,15 @@ def fresh_noise(seed: int, keys: list[str], count: int) -> FreshNoise:
         return torch.from_numpy(np.stack(drawn))
 
     return draw
+
+
+def blocks(images: int, count: int, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Cuts (images, count hypotheses each) into blocks of at most `limit` hypotheses: of whole images where one fits,
+    else of a part of one image."""
+    per_image, several = min(count, limit), max(1, limit // count)
+    for row in range(0, images, several):
+        for column in range(0, count, per_image):
+            yield slice(row, row + several), slice(column, column + per_image)
 
 
 @torch.no_grad()
@@ -54,21 +67,28 @@ def sample_hypotheses(
     precision: str = "fp32",
     sampler: SamplerConfig = PAPER_SAMPLER,
     fresh: FreshNoise | None = None,
+    per_call: int | None = None,
 ) -> Hypotheses:
     """Sample one hypothesis for every row of `noise` (N, M, 133) by DDIM: by default 4 network calls. A sampler with
-    eta above 0 needs `fresh`, see `fresh_noise`."""
+    eta above 0 needs `fresh`, see `fresh_noise`. `per_call`: at most so many hypotheses in one network call."""
     device = features.joints2d.device
+    images, count = noise.shape[:2]
+    x = torch.empty(noise.shape, device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        x_joint, x_twist = ddim_sample(
-            model.denoiser,
-            features,
-            noise.shape[1],
-            noise.to(device),
-            sampler.steps,
-            eta=sampler.eta,
-            fresh_noise=fresh,
-        )
-    uvd, twists = PoseCodec(crop_size).decode(x_joint.float(), x_twist.float())
+        for rows, columns in blocks(images, count, per_call or images * count):
+            noise_here = noise[rows, columns].to(device)
+            drawn = ddim_sample(
+                model.denoiser,
+                features.index(rows),
+                noise_here.shape[1],
+                noise_here,
+                sampler.steps,
+                zero_first=columns.start == 0,
+                eta=sampler.eta,
+                fresh_noise=None if fresh is None else lambda step: fresh(step)[rows, columns],  # noqa: B023
+            )
+            x[rows, columns] = torch.cat(drawn, -1)
+    uvd, twists = PoseCodec(crop_size).decode(x[..., :JOINT_DIM], x[..., JOINT_DIM:])
     return Hypotheses(uvd, twists)
 
 

@@ -1,11 +1,12 @@
 """The preference folders of one data set as work for the workers: its units, what of them is there, the index and the
-statistics after the last. What the samples hold is made in generate.py."""
+statistics after the last. What the samples hold is made in generator.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ from adhmr.data.index_build import shard_index, write_index
 from adhmr.data.shard_index import ShardIndex
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import OpenShard, ShardSample, shard_name
+from adhmr.preference.in_order import in_order
 from adhmr.preference.ledger import FileNote, Ledger
 from adhmr.preference.progress import LEDGERS
 from adhmr.preference.statistics import STATISTICS_NAME, pair_statistics
@@ -25,14 +27,18 @@ from adhmr.preference.worker import Work, writing
 REQUEST_NAME = "generation.json"  # what the shards of a folder depend on
 
 
+#: Called once, on another thread than the device's: samples by ranking.
+Batch = Callable[[], dict[str, list[ShardSample]]]
+
+
 class Samples(Protocol):
-    """What makes the samples of some rows: adhmr.preference.generate.Generator."""
+    """What makes the samples of some rows: adhmr.preference.generator.Generator."""
 
     config: GenerateStage
     provenance: dict[str, Any]  # what they depend on beside the settings of the stage
 
-    def batches(self, reader: ShardReader, rows: range, rankings: list[str]) -> Iterator[dict[str, list[ShardSample]]]:
-        """Samples by ranking, batch by batch."""
+    def batches(self, reader: ShardReader, rows: range, rankings: list[str]) -> Iterator[Batch]:
+        """Batch by batch, when the device has been given its part."""
 
 
 class PreferenceSet:
@@ -47,7 +53,7 @@ class PreferenceSet:
         self._reader = ShardReader(chosen.path)
         self._folders = [config.output / f"{self._reader.name}-{ranking}" for ranking in chosen.rankings]
         self._rows = range(0, len(self._reader), chosen.stride)[: chosen.limit]
-        settings = config.model_dump(mode="json", include={"crop", "features", "unit", "precision"})
+        settings = config.model_dump(mode="json", include={"crop", "unit"})
         which = {"data": self._reader.index.fingerprint, "images": len(self._rows), "stride": chosen.stride}
         request = {**generator.provenance, **settings, **which}
         for folder in self._folders:
@@ -75,12 +81,22 @@ class PreferenceSet:
                 for path in paths:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     shards.append(OpenShard(path))
-            for batch in self._generator.batches(self._reader, self.units[int(unit)], self._rankings):
+
+            def write(batch: Batch) -> None:
+                samples = batch()
                 for shard, ranking in zip(shards, self._rankings, strict=True):
-                    for sample in batch[ranking]:
+                    for sample in samples[ranking]:
                         with writing(self._output):
                             shard.add(sample)
-                pause()
+
+            def sampled() -> Iterator[Batch]:
+                for batch in self._generator.batches(self._reader, self.units[int(unit)], self._rankings):
+                    pause()
+                    yield batch
+
+            with closing(sampled()) as batches, closing(in_order(write, batches, threads=1, ahead=1)) as written:
+                for _ in written:
+                    pass
             with writing(self._output):
                 return [self._note(shard.finish(), path) for shard, path in zip(shards, paths, strict=True)]
         except BaseException:

@@ -14,7 +14,7 @@ from adhmr.body.hypotheses import Hypotheses
 from adhmr.data.randomness import generator_for
 from adhmr.errors import AdhmrError
 from adhmr.models.encoder import ImageFeatures
-from adhmr.models.scorer import HMRScorer
+from adhmr.preference.scoring import Scoring
 
 
 @dataclass
@@ -27,7 +27,7 @@ class RankingContext:
     hypotheses: Hypotheses
     crop_size: int
     seed: int
-    scorer: HMRScorer | None = None
+    scorer: Scoring | None = None
     errors: Tensor | None = None  # (N, M) PVE in metres, where labels are exact
 
 
@@ -35,7 +35,7 @@ def by_scorer(context: RankingContext) -> Tensor:
     """Raw score of the reward model."""
     if context.scorer is None:
         raise AdhmrError("ranking 'scorer' needs a reward model: set scorer: to its weights")
-    return context.scorer(context.images, context.hypotheses)[1].float()
+    return context.scorer(context.images, context.features, context.hypotheses)
 
 
 def by_error(context: RankingContext) -> Tensor:

@@ -1,10 +1,12 @@
-"""What a preference sample adds to a data-set sample: `pairs.npy`, the pairs of one image, and `features.npy`, what the
-frozen encoder saw in it. The crop (jpg) and its record (npy) are those of adhmr.data.schema, in the crop's frame."""
+"""What a preference sample adds to a data-set sample: `pairs.npy`, the pairs of one image, `hypotheses.npy`, all that
+was sampled of it, and `features.npy`, what the frozen encoder saw in it. The crop (jpg) and its record (npy) are those
+of adhmr.data.schema, in the crop's frame."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +31,17 @@ PAIR_DTYPE = np.dtype(
     ]
 )
 
+HYPOTHESIS_DTYPE = np.dtype(
+    [
+        ("uvd", "<f4", (29, 3)),  # as in PAIR_DTYPE
+        ("twists", "<f4", (23, 2)),
+        ("value", "<f4"),
+        ("error", "<f4"),
+    ]
+)
+
+STORED_MAPS = {"fp16": torch.float16, "fp32": torch.float32}
+
 
 def encode_array(array: np.ndarray) -> bytes:
     """An .npy file in memory."""
@@ -46,12 +59,20 @@ def encoder_hash(encoder: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def features_to_array(features: ImageFeatures, row: int) -> np.ndarray:
-    """What the denoiser reads of one image's features, as one structured element: maps in half precision, points in
-    single."""
+def hypothesis_records(uvd: np.ndarray, twists: np.ndarray, value: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """(M,) HYPOTHESIS_DTYPE of one image's hypotheses, in the order of their noise: uvd (M, 29, 3), twists (M, 23, 2),
+    value and errors (M,), NaN where they are not known."""
+    records = np.zeros(len(uvd), HYPOTHESIS_DTYPE)
+    records["uvd"], records["twists"], records["value"], records["error"] = uvd, twists, value, errors
+    return records
+
+
+def features_to_array(features: ImageFeatures, row: int, maps: Literal["fp16", "fp32"]) -> np.ndarray:
+    """What the denoiser reads of one image's features, as one structured element: maps in the precision of that name,
+    points in single."""
     parts = {
-        "memory": features.memory[row].half(),
-        "local": features.local[row].half(),
+        "memory": features.memory[row].to(STORED_MAPS[maps]),
+        "local": features.local[row].to(STORED_MAPS[maps]),
         "joints2d": features.joints2d[row].float(),
         "betas": features.betas[row].float(),
     }

@@ -134,17 +134,21 @@ def _items(data: ShardData, step: int) -> Iterator[tuple[ReplayedSample, dict]]:
 
 
 def _drawn(item: dict) -> np.ndarray:
-    """The crop with its label; of a preference sample twice, with the winners and with the losers of its pairs."""
+    """The crop with its label; of a preference sample twice, with the winners and with the losers
+    of its pairs, or the better and the worse half of its groups."""
     image = np.ascontiguousarray(item["image"].transpose(1, 2, 0))  # (H, W, 3)
     scale = max(1, -(-SMALLEST_CELL // image.shape[0]))
     size = image.shape[0]
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    if "winner" not in item:
+    if "value" not in item:
         return draw_skeleton(image, scale * item["uvd"][:, :2], item["uvd_weight"][:, 0])
+    groups, value = item["x0"], item["value"]  # (G, M, 133), (G, M); best first
+    members = value.shape[1]
+    better = value > 0 if members == 1 else np.broadcast_to(np.arange(members) < members // 2, value.shape)
     sides = []
-    for side, colour in (("winner", WINNER_COLOUR), ("loser", LOSER_COLOUR)):
+    for chosen, colour in ((better, WINNER_COLOUR), (~better, LOSER_COLOUR)):
         picture = image
-        for x0 in item[side]:  # (133,)
+        for x0 in groups[chosen]:  # (133,)
             uvd, _ = PoseCodec(size).decode(x0[:87], x0[87:])
             picture = draw_skeleton(picture, scale * uvd[:, :2], colour=colour)
         sides.append(picture)

@@ -27,6 +27,8 @@ TASKS: dict[type[TrainingStage], str] = {
 
 DATA_PLAN = ("workers", "period", "block", "window", "phases", "skip_ranges")
 
+WEIGHT_FILES = ("base", "base_ema", "reference", "encoder_weights", "mean_betas")
+
 # The trainer looks at optim and train itself, adhmr.data.step_plan at the sets and their mixtures; weights and bodies
 # count by their hash, not by place. Only a scorer learns from the body; the other tasks just validate with it.
 NO_PART_OF_THE_RESULT = {
@@ -39,10 +41,7 @@ NO_PART_OF_THE_RESULT = {
     "distributed": True,
     "profile": True,
     "body": True,
-    "base": True,
-    "base_ema": True,
-    "encoder_weights": True,
-    "mean_betas": True,
+    **dict.fromkeys(WEIGHT_FILES, True),
     "validation": True,
     "validation_limit": True,
     "preferences": True,
@@ -80,7 +79,7 @@ def run_stage(config: TrainingStage) -> None:
     task = build_task(config)
     stream = ShardData(readers, data, config.train, config.seed, task.transform(), config.output / "quarantine.jsonl")
     settings = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
-    weights = {name: getattr(config, name, None) for name in ("base", "base_ema", "encoder_weights", "mean_betas")}
+    weights = {name: getattr(config, name, None) for name in WEIGHT_FILES}
     read = {name: weights_hash(path) for name, path in weights.items() if path is not None}
     if isinstance(config, ScorerStage):
         read["body"] = body_hash(config.body)

@@ -130,7 +130,7 @@ class Shims:
 
 def stand_in(run_dir: Path, codes: list[int] | None = None) -> None:
     """Puts STAGE in place of the command in the snapshot; `codes` are the exit codes of ranks or workers."""
-    (run_dir / "launch/code/adhmr/cli.py").write_text(STAGE)
+    (run_dir / "launch/code/adhmr/cli/__main__.py").write_text(STAGE)
     (run_dir / "codes").unlink(missing_ok=True)
     if codes is not None:
         (run_dir / "codes").write_text(json.dumps(codes))

@@ -61,7 +61,7 @@ def test_started_again_until_done(launch):
     assert launch.code == 0
     assert decisions(folder) == [(85, "requeue"), (0, "done")]
     log = folder.log(1).read_text()
-    assert f"code of {folder.code}/adhmr/cli.py" in log and "'RANK': '1', 'WORLD_SIZE': '2'" in log
+    assert f"code of {folder.code}/adhmr/cli/__main__.py" in log and "'RANK': '1', 'WORLD_SIZE': '2'" in log
     assert read_record(folder.run_dir).state == "done"
     assert folder.job().kind == "local"
 

@@ -278,7 +278,7 @@ def test_the_job_runs_the_code_that_was_submitted(slurm, tmp_path, monkeypatch):
     origin = json.loads((tmp_path / "run/launch/code/origin.json").read_text())
     assert origin == {"source": str(checkout)}
     stand_in(tmp_path / "run")
-    for name in ("adhmr/__init__.py", "adhmr/cli.py", "launchers/__init__.py", "launchers/task.py"):
+    for name in ("adhmr/__init__.py", "adhmr/cli/__init__.py", "launchers/__init__.py", "launchers/task.py"):
         (checkout / name).write_text("raise SystemExit('the changed checkout was imported')\n")
     assert slurm.run() == 0
-    assert f"code of {tmp_path}/run/launch/code/adhmr/cli.py" in LaunchFolder(tmp_path / "run").log().read_text()
+    assert f"code of {tmp_path}/run/launch/code/adhmr/cli/__main__.py" in LaunchFolder(tmp_path / "run").log().read_text()

@@ -16,7 +16,7 @@ from adhmr.models.denoiser import Denoiser
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.scorer import HMRScorer
 from adhmr.objectives.denoising import betas_loss, heatmap_loss, noise_loss
-from adhmr.objectives.preference import PairErrors, denoising_error, dpo_loss
+from adhmr.objectives.preference import GroupErrors, denoising_error, dpo
 from adhmr.objectives.ranking import calibration_loss, rank_loss
 
 from .conftest import ENCODER, TRANSFORMER, small_features
@@ -101,14 +101,14 @@ def test_losses_are_taken_in_fp32_whatever_the_networks_precision():
 
     def losses(cast) -> list[torch.Tensor]:
         errors = denoising_error(cast(eps), noise, torch.ones(()))
-        pairs = PairErrors(errors[:, 0], errors[:, 1])
+        pairs = GroupErrors(errors[:, :2], errors[:, 1:].flip(-1), torch.zeros(4, 2))
         return [
             noise_loss(cast(eps), noise, weight),
             betas_loss(cast(betas), torch.zeros(4, 10)),
             heatmap_loss(cast(logits), target, torch.ones(4, 29)),
             rank_loss(cast(raw), error),
             calibration_loss(cast(raw), error),
-            dpo_loss(pairs, PairErrors(errors[:, 2], errors[:, 1]))[0],
+            dpo(pairs, beta=100.0)[0],
         ]
 
     expected = losses(torch.Tensor.float)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardSample
 from adhmr.errors import AdhmrError
 from adhmr.preference import generate, preference_set
+from adhmr.preference.preference_set import Batch
 from adhmr.preference.records import PAIR_DTYPE, encode_array
 from adhmr.signals import StopRequest
 
@@ -37,11 +39,14 @@ class CheapGenerator:
         self.config, self.pace, self.image_bytes = config, pace, image_bytes
         self.provenance = {"base": "cheap", "image_bytes": image_bytes}
 
-    def batches(self, reader: ShardReader, rows: range, rankings: list[str]) -> Iterator[dict[str, list[ShardSample]]]:
+    def batches(self, reader: ShardReader, rows: range, rankings: list[str]) -> Iterator[Batch]:
         for row in rows:
             time.sleep(self.pace)
             raw = reader.read(row)
-            yield {ranking: [self._sample(raw, row, ranking)] for ranking in rankings}
+            yield partial(self._samples, raw, row, rankings)
+
+    def _samples(self, raw, row: int, rankings: list[str]) -> dict[str, list[ShardSample]]:
+        return {ranking: [self._sample(raw, row, ranking)] for ranking in rankings}
 
     def _sample(self, raw, row: int, ranking: str) -> ShardSample:
         rng = generator_for(row, ranking)

@@ -20,7 +20,7 @@ from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import save_weights, weights_hash
-from adhmr.preference import generate
+from adhmr.preference import generate, sharing
 from adhmr.preference.generate import run_stage
 from adhmr.preference.pairing import truth_record
 from tests.tiny import CROP, SCORER
@@ -121,7 +121,7 @@ def test_limit_margin_and_features_switched_off(tmp_path, tiny_weights, studio_s
     gaps = np.sort(np.concatenate([pairs["winner_value"] - pairs["loser_value"] for pairs in everything]))
     sets = [{"path": studio_set, "rankings": ["error"], "limit": 8}]
     margin = float(gaps[len(gaps) // 2])
-    run_stage(make_config(tmp_path, tiny_weights, studio_set, sets=sets, margin=margin, features=False))
+    run_stage(make_config(tmp_path, tiny_weights, studio_set, sets=sets, margin={"error": margin}, features="none"))
     made = ShardReader(tmp_path / "studio-error")
     pairs = [made.read(row).extras["pairs.npy"] for row in range(len(made))]
     assert set(made.index.keys) <= set(ShardReader(studio_set).index.keys[:8])
@@ -149,7 +149,7 @@ def test_a_worker_takes_the_gpu_of_its_number(rank, visible, expected, monkeypat
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    assert str(generate._own_device()) == f"cuda:{expected}" and taken == [expected]
+    assert str(sharing.own_device()) == f"cuda:{expected}" and taken == [expected]
 
 
 def test_two_sets_of_one_name_are_refused(tmp_path, tiny_weights, studio_set):

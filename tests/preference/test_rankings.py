@@ -7,17 +7,20 @@ from adhmr.body.hypotheses import Hypotheses
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model
 from adhmr.preference.rankings import RANKINGS, RankingContext
+from adhmr.preference.scoring import Scoring
 from tests.tiny import CROP
 
 
 @pytest.fixture
 def context(tiny_weights, batch) -> RankingContext:
     base, scorer = (load_model(tiny_weights / f"{kind}.safetensors", kind) for kind in ("base", "scorer"))
+    scoring = Scoring(scorer, base, "fp32", 800)
     uvd = batch["uvd"][:, None] + torch.randn(4, 5, 29, 3) * torch.tensor([3.0, 3.0, 0.1])
     hypotheses = Hypotheses(uvd, batch["twists"][:, None].expand(-1, 5, -1, -1))
     with torch.no_grad():
         features = base.encoder(batch["image"])
-    return RankingContext(batch["key"], batch["image"], features, hypotheses, CROP["size"], 0, scorer, torch.rand(4, 5))
+    errors = torch.rand(4, 5)
+    return RankingContext(batch["key"], batch["image"], features, hypotheses, CROP["size"], 0, scoring, errors)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ def features(tiny_weights, batch):
 def test_stored_features_are_those_of_the_encoder(features, with_depth):
     if not with_depth:
         features = features._replace(depth=None)
-    stored = [np.load(io.BytesIO(encode_array(features_to_array(features, row)))) for row in range(4)]
+    stored = [np.load(io.BytesIO(encode_array(features_to_array(features, row, "fp16")))) for row in range(4)]
     batch = collate([{f"features_{name}": np.array(one[name]) for name in one.dtype.names} for one in stored])
     found = features_from_batch(batch)
     for name in ("memory", "local"):  # kept in half precision

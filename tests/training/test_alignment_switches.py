@@ -378,7 +378,7 @@ def test_a_mixture_of_sets_with_and_without_features_reads_images(
 ):
     sets = [{"path": studio_set, "rankings": ["error"]}]
     values = {"base": tiny_weights / "base.safetensors", "sets": sets, "crop": CROP, "hypotheses": 4, "pairs": 2}
-    generate(GenerateStage(stage="generate", output=tmp_path / "plain", features=False, **values))
+    generate(GenerateStage(stage="generate", output=tmp_path / "plain", features="none", **values))
     both = [{"path": preferences / "studio-random"}, {"path": tmp_path / "plain" / "studio-error"}]
     config = dpo_config(preferences=both)
     config.output.mkdir()

@@ -105,7 +105,7 @@ def test_stored_features_stand_for_the_image(dpo_config, preferences, studio_set
     items = {"stored": [], "again": [], "image": [], "other": []}
     for n in range(4):
         sample = stored.read(n)
-        again = replace(sample, extras={**sample.extras, "features.npy": features_to_array(features, n)})
+        again = replace(sample, extras={**sample.extras, "features.npy": features_to_array(features, n, "fp16")})
         items["stored"].append(transform(sample, RandomKey(0, n)))
         items["again"].append(transform(again, RandomKey(0, n)))
         without = {name: value for name, value in sample.extras.items() if name != "features.npy"}

@@ -1,7 +1,7 @@
-"""Task "dpo": align a base model with preference pairs, by DPO (paper section 4.3 and equation 5) or KTO.
+"""Task "dpo": align a base model with preferences, by DPO (paper section 4.3 and equation 5) or another objective.
 
 The denoiser trains, with `train_encoder` the encoder too. What a batch holds is in pairs.py, what the reference says of
-it in reference.py."""
+it in reference.py, the objectives in adhmr.objectives.preference."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from adhmr.body.body_model import BodyModel
 from adhmr.config.alignment import DpoStage
 from adhmr.config.data import CropConfig
 from adhmr.diffusion.schedule import LinearSchedule
+from adhmr.diffusion.weighting import timestep_weights
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
 from adhmr.models.weights import load_model, read_metadata
-from adhmr.objectives.preference import PairErrors, dpo_loss, kto_gain, kto_loss, masked_mean
+from adhmr.objectives.preference import GroupErrors, advantage, dpo, ipo, kto, plackett_luce, sft, winner_error
 from adhmr.training.distributed import mean_over_ranks
+from adhmr.training.frozen import move_weights
 from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
-from adhmr.training.tasks.pairs import PairTransform
+from adhmr.training.tasks.adapters import adapted, fill_merged
+from adhmr.training.tasks.pairs import PairTransform, shown
 from adhmr.training.tasks.reference import Reference, denoising_errors, network_inputs
 
+COMPARISONS = {"dpo": dpo, "ipo": ipo, "plackett_luce": plackett_luce, "advantage": advantage}
 JOINT_SHARE = 87 / 133  # of joints among the numbers of x0; the rest are twists
 # Parts of the encoder that the denoiser's output does not depend on, or only without gradient (the depths, as anchor).
 UNREAD_PARTS = ("neck.betas.", "neck.betas_map.", "depth_maps.")
@@ -39,10 +43,13 @@ class DpoTask(Task):
         self.base_config = base.config
         self.reference = Reference(config, base)
         self.model: nn.Module = base if config.train_encoder else base.denoiser
+        if config.lora is not None:
+            self.model = adapted(base.denoiser, config.lora, config.seed)
         if config.train_encoder:
             for name, parameter in base.encoder.named_parameters():
                 parameter.requires_grad_(not name.startswith(UNREAD_PARTS))
         self.schedule = LinearSchedule()
+        self.timestep_weights = timestep_weights(config.weighting, self.schedule)  # (T,)
         torch.manual_seed(config.seed)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -54,7 +61,9 @@ class DpoTask(Task):
 
     def prepare(self, device: torch.device) -> None:
         self.reference.to(device)
+        move_weights(self.model, device)
         self.schedule.to(device)
+        self.timestep_weights = self.timestep_weights.to(device)
 
     def initial_average(self) -> dict[str, Tensor] | None:
         if self.config.base_ema is None:
@@ -70,61 +79,52 @@ class DpoTask(Task):
         return PairTransform(self.config, self.base_config.crop_size, self.reference.stored_features)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        x0, noise, t = self._shown(batch)
+        x0, noise, t = shown(batch)
         ours, theirs = self._errors(model, batch, self.schedule.q_sample(x0, t, noise), t, noise)
+        size = batch["value"].shape[-1]  # of a group
+        value = batch["value"].flatten(0, 1)  # (N G, M)
         total, logs = torch.zeros((), device=t.device), {}
-        for name in ours:
-            objective = self._kto if self.config.objective == "kto" else self._dpo
-            loss, winners, figures = objective(ours[name], theirs[name], batch)
-            total = total + loss + self.config.winner_weight * winners
-            logs |= {f"{name}_{key}": value for key, value in figures.items()} | {f"{name}_loss": loss}
+        for name, errors in self._by_part(ours, t).items():
+            reference = None if theirs is None else self._by_part(theirs, t)[name].view(-1, size)
+            groups = GroupErrors(errors.view(-1, size), reference, value)
+            loss, figures = self._objective(groups)
+            total = total + loss
+            if self.config.winner_weight:
+                total = total + self.config.winner_weight * winner_error(groups)
+            logs |= {f"{name}_{key}": figure for key, figure in figures.items()} | {f"{name}_loss": loss}
         return total, logs
-
-    def _shown(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """x0 and noise (N, M, 133) and timesteps (N, M) of what the networks see: for DPO the P winners, then the P
-        losers, which share their timesteps; for KTO one of the two."""
-        if self.config.objective == "kto":
-            x0 = torch.where(batch["desirable"][..., None], batch["winner"], batch["loser"])
-            return x0, batch["noise"], batch["t"]
-        x0 = torch.cat([batch["winner"], batch["loser"]], 1)
-        noise = torch.cat([batch["noise"], batch.get("loser_noise", batch["noise"])], 1)
-        return x0, noise, batch["t"].repeat(1, 2)
 
     def _errors(
         self, model: nn.Module, batch: Batch, x_t: Tensor, t: Tensor, noise: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Denoising errors (N, M) by group, under the policy and under the reference. All hypotheses of an image share
-        its features; the policy's are its own encoder's when that trains, else the reference's."""
-        features = self.reference.features(batch)
-        if self.config.train_encoder:
+    ) -> tuple[Tensor, Tensor | None]:
+        """Denoising errors (N, H, 2) of joints and twists, under the policy and, where the objective compares, under
+        the reference. All hypotheses of an image share its features; the policy's are its own encoder's when that
+        trains, else the reference's."""
+        compares, trains_encoder = self.config.compares, self.config.train_encoder
+        features = self.reference.features(batch) if compares or not trains_encoder else None
+        if trains_encoder:
             self.model.encoder.eval()  # its batch statistics stay as they were trained
             _, *predicted = model(batch["image"], *network_inputs(x_t), t)
         else:
             predicted = model(*network_inputs(x_t), t, features)
-        ours = denoising_errors(predicted, noise, batch["weight"])  # (N, M, 2)
-        theirs = self.reference.errors(batch, x_t, t, noise, features)
-        return self._by_group(ours), self._by_group(theirs)
+        ours = denoising_errors(predicted, noise, batch["weight"])
+        return ours, self.reference.errors(batch, x_t, t, noise, features) if compares else None
 
-    def _by_group(self, errors: Tensor) -> dict[str, Tensor]:
-        """Errors (N, M, 2) of joints and twists as the groups whose losses are added."""
-        joint, twist = errors.unbind(-1)
+    def _by_part(self, errors: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """Errors (N, H, 2) at t (N, H), weighted by their timesteps, as the parts (N, H) whose losses are added."""
+        joint, twist = (self.timestep_weights[t][..., None] * errors).unbind(-1)
         if self.config.norm == "single":
             return {"pose": JOINT_SHARE * joint + (1 - JOINT_SHARE) * twist}
         return {"joint": joint, "twist": twist}
 
-    def _dpo(self, policy: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """(loss, the winners' mean error, logs) of errors (N, 2P)."""
-        ours, theirs = PairErrors(*policy.chunk(2, 1)), PairErrors(*reference.chunk(2, 1))
-        loss, logs = dpo_loss(ours, theirs, self.config.beta)
-        return loss, ours.winner.mean(), logs
-
-    def _kto(self, policy: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The same of errors (N, P). The distance from the reference is taken over the micro-batches of all ranks."""
-        gain = kto_gain(policy, reference)
-        kl = mean_over_ranks(gain.detach().mean()).clamp(min=0)
-        weights = self.config.desirable_weight, self.config.undesirable_weight
-        loss, logs = kto_loss(gain, batch["desirable"], kl, self.config.beta, *weights)
-        return loss, masked_mean(policy, batch["desirable"]), logs
+    def _objective(self, groups: GroupErrors) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        if config.objective == "sft":
+            return sft(groups)
+        if config.objective == "kto":  # its baseline is over the micro-batches of all ranks
+            baseline = mean_over_ranks(groups.gain.detach().mean()).clamp(min=0)
+            return kto(groups, config.beta, baseline, config.desirable_weight, config.undesirable_weight)
+        return COMPARISONS[config.objective](groups, config.beta)
 
     def checkpointed_blocks(self) -> list[nn.Module]:
         if self.config.train_encoder:
@@ -136,7 +136,11 @@ class DpoTask(Task):
         if self.config.train_encoder:
             return module
         whole = BaseModel(self.base_config)
-        whole.encoder, whole.denoiser = self.reference.model.encoder, module
+        whole.encoder = self.reference.model.encoder
+        if self.config.lora is None:
+            whole.denoiser = module
+        else:
+            fill_merged(whole.denoiser, module)
         return whole
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -1,11 +1,13 @@
-"""From a preference sample to what alignment trains on: pairs that move with the augmented crop, their timesteps and
-noise, what of them counts. The loss is in dpo.py; how the samples are made is in adhmr.preference."""
+"""From a preference sample to what alignment trains on: pairs or groups of hypotheses that move with the augmented
+crop, their timesteps and noise, what of them counts. The loss is in dpo.py; how the samples are made is in
+adhmr.preference."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from adhmr.body.codec import PoseCodec
 from adhmr.body.skeleton import FLIP_JOINTS, FLIP_TWISTS
@@ -15,6 +17,7 @@ from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import PersonCrop
 from adhmr.errors import AdhmrError
+from adhmr.training.task import Batch
 from adhmr.training.tasks.base import draw_timesteps
 
 
@@ -28,11 +31,13 @@ class StoredCrop(PersonCrop):
 
 
 class PairTransform:
-    """Choose pairs of an image, move them into its augmented crop, encode them, draw timesteps and noise.
+    """Choose pairs or groups of an image's hypotheses, move them into its augmented crop, encode them, draw timesteps
+    and noise.
 
-    Returns, for P pairs: winner, loser (P, 133) x0; weight (133,) of each number in the errors; t (P,); noise (P, 133),
-    and loser_noise when it is not shared; desirable (P,) bool, whether a KTO sample shows the winner; dataset, key; and
-    image (3, S, S) uint8, or the members features_* that were stored in its place.
+    Returns, for G groups of M hypotheses, best first (M = 2: pairs; M = 1: a winner, or a side that a coin chose): x0
+    (G, M, 133); value (G, M), see GroupErrors; t (G,); noise (G, 1, 133), or (G, M, 133) when it is not shared; weight
+    (133,) of each number in the errors; dataset, key; and image (3, S, S) uint8, or the members features_* that were
+    stored in its place.
     """
 
     def __init__(self, config: DpoStage, crop_size: int, stored_features: bool):
@@ -41,27 +46,21 @@ class PairTransform:
         self.codec = PoseCodec(crop_size)
 
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
-        pairs = sample.extras.get("pairs.npy")
-        if pairs is None:
-            place = f"{sample.dataset}, sample {sample.key}"
-            raise AdhmrError(f"{place}: holds no pairs; give a folder that a generate stage wrote")
-        count = self.config.pairs_per_image
-        chosen = pairs[key.rng("pairs").choice(len(pairs), count, replace=len(pairs) < count)]
+        grouped = self.config.showing == "group"
+        uvd, twists, value = self._group(sample, key) if grouped else self._pairs(sample, key)
         crop = self.crop(sample, key)
+        moved = moved_hypothesis(uvd, twists, crop["affine"])
+        x0 = np.concatenate(self.codec.encode(*moved), axis=-1).astype(np.float32)  # (G, M, 133)
+        known = np.concatenate([crop["uvd_weight"].ravel(), crop["twist_weight"].ravel()])  # (133,)
         item: dict[str, Any] = {
-            "winner": self._encoded(chosen, "winner", crop["affine"]),
-            "loser": self._encoded(chosen, "loser", crop["affine"]),
-            "t": draw_timesteps(key.seed, key.position, count),
-            "desirable": key.rng("side").random(count) < 0.5,
+            "x0": x0,
+            "value": value.astype(np.float32),
+            "t": draw_timesteps(key.seed, key.position, len(x0)),
+            "noise": self._noise(x0.shape, key),
+            "weight": (known if self.config.mask == "labels" else np.ones_like(known)).astype(np.float32),
             "dataset": crop["dataset"],
             "key": crop["key"],
         }
-        shape = item["winner"].shape
-        item["noise"] = key.rng("noise").standard_normal(shape, np.float32)
-        if self.config.noise == "independent":
-            item["loser_noise"] = key.rng("noise of the loser").standard_normal(shape, np.float32)
-        known = np.concatenate([crop["uvd_weight"].ravel(), crop["twist_weight"].ravel()])  # (133,)
-        item["weight"] = (known if self.config.mask == "labels" else np.ones_like(known)).astype(np.float32)
         features = sample.extras.get("features.npy") if self.stored_features else None
         if features is None:
             item["image"] = crop["image"]
@@ -69,10 +68,63 @@ class PairTransform:
             item |= {f"features_{name}": np.array(features[name]) for name in features.dtype.names}
         return item
 
-    def _encoded(self, pairs: np.ndarray, side: str, affine: np.ndarray) -> np.ndarray:
-        """x0 (P, 133) of one side in the crop that affine (2, 3) leads to."""
-        uvd, twists = moved_hypothesis(pairs[f"{side}_uvd"], pairs[f"{side}_twists"], affine)
-        return np.concatenate(self.codec.encode(uvd, twists), axis=-1).astype(np.float32)
+    def _pairs(self, sample: RawSample, key: RandomKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """uvd (G, M, 29, 3), twists (G, M, 23, 2) and value (G, M) of pairs, or of what is shown of them."""
+        pairs, count = sample.extras.get("pairs.npy"), self.config.pairs_per_image
+        if pairs is None:
+            raise AdhmrError(f"{_place(sample)}: holds no pairs; give a folder that a generate stage wrote")
+        if not len(pairs):  # kept for its hypotheses
+            raise AdhmrError(
+                f"{_place(sample)}: none of its hypotheses made a pair; objective: {self.config.objective} needs a "
+                "folder generated with keep: pairs, which leaves such images out"
+            )
+        chosen = pairs[key.rng("pairs").choice(len(pairs), count, replace=len(pairs) < count)]
+        uvd, twists, value = (
+            np.stack([chosen[f"winner_{part}"], chosen[f"loser_{part}"]], 1) for part in ("uvd", "twists", "value")
+        )
+        if self.config.showing == "pair":
+            return uvd, twists, value
+        lost = np.zeros(count, int) if self.config.showing == "winner" else key.rng("side").random(count) >= 0.5
+        one = np.arange(count), lost.astype(int)
+        return uvd[one][:, None], twists[one][:, None], np.where(lost, -1.0, 1.0)[:, None]
+
+    def _group(self, sample: RawSample, key: RandomKey) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of groups drawn from all hypotheses, each best first."""
+        hypotheses, size = sample.extras.get("hypotheses.npy"), self.config.group_size
+        if hypotheses is None:
+            raise AdhmrError(
+                f"{_place(sample)}: holds pairs only; objective: {self.config.objective} needs a folder generated with "
+                "keep: all"
+            )
+        if len(hypotheses) < size:
+            raise AdhmrError(f"{_place(sample)}: holds {len(hypotheses)} hypotheses; group_size {size} needs more")
+        rng = key.rng("groups")
+        draws = [rng.choice(len(hypotheses), size, replace=False) for _ in range(self.config.pairs_per_image)]
+        groups = hypotheses[np.stack(draws)]  # (G, M)
+        order = np.argsort(-groups["value"], axis=1, kind="stable")
+        groups = np.take_along_axis(groups, order, 1)
+        return groups["uvd"], groups["twists"], groups["value"]
+
+    def _noise(self, shape: tuple[int, int, int], key: RandomKey) -> np.ndarray:
+        """(G, 1, 133) shared by a group, or (G, M, 133), the first of each group with the same noise in both cases."""
+        count, size, width = shape
+        first = key.rng("noise").standard_normal((count, 1, width), np.float32)
+        if self.config.noise == "shared":
+            return first
+        others = key.rng("noise of the loser").standard_normal((count, size - 1, width), np.float32)
+        return np.concatenate([first, others], 1)
+
+
+def shown(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """x0 and noise (N, H, 133) and timesteps (N, H) of the H = G M hypotheses that the networks see of each image, the
+    M of a group one after the other."""
+    x0 = batch["x0"]  # (N, G, M, 133)
+    noise, t = batch["noise"].expand_as(x0), batch["t"][..., None].expand(x0.shape[:-1])
+    return x0.flatten(1, 2), noise.flatten(1, 2), t.flatten(1, 2)
+
+
+def _place(sample: RawSample) -> str:
+    return f"{sample.dataset}, sample {sample.key}"
 
 
 def moved_hypothesis(uvd: np.ndarray, twists: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

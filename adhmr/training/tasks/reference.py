@@ -11,8 +11,10 @@ from torch import Tensor
 
 from adhmr.config.alignment import DpoStage
 from adhmr.data.shard_reader import ShardReader
+from adhmr.errors import AdhmrError
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageFeatures
+from adhmr.models.weights import load_model
 from adhmr.objectives.preference import denoising_error
 from adhmr.preference.records import encoder_hash, features_from_batch
 from adhmr.training.task import Batch
@@ -23,13 +25,29 @@ log = logging.getLogger(__name__)
 
 
 class Reference:
-    """A frozen copy of the base model, without dropout. `stored_features`: whether batches hold the features of its
-    encoder in place of images."""
+    """A frozen base model, without dropout: the policy's first weights or another one. `stored_features`: whether
+    batches hold the features of its encoder in place of images."""
 
     def __init__(self, config: DpoStage, base: BaseModel):
         self.config = config
-        self.model = copy.deepcopy(base).requires_grad_(False).eval()
+        self.model = self._network(base).requires_grad_(False).eval()
         self.stored_features = not config.train_encoder and config.augment is None and self._features_are_stored()
+
+    def _network(self, base: BaseModel) -> BaseModel:
+        """The model to compare with. Adapters leave the base as it is, so that it needs no copy of its own."""
+        config = self.config
+        if config.reference_is_base:
+            return copy.deepcopy(base) if config.lora is None else base
+        model = load_model(config.reference, "base")
+        if model.config.crop_size != base.config.crop_size:
+            sizes = f"{model.config.crop_size} and {base.config.crop_size} px"
+            raise AdhmrError(f"reference: {config.reference} and {config.base} are made for crops of {sizes}")
+        if not config.train_encoder and encoder_hash(model.encoder) != encoder_hash(base.encoder):
+            raise AdhmrError(
+                f"reference: {config.reference} has another encoder than {config.base}, and with train_encoder: false "
+                "both share one pass of it; choose a reference with the base's encoder, or set train_encoder: true"
+            )
+        return model
 
     def _features_are_stored(self) -> bool:
         """Whether every preference folder holds the features of this very encoder."""
