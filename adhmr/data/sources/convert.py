@@ -3,7 +3,6 @@ left out, and a contact sheet. A rerun goes on after the shards that are there."
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -23,8 +22,9 @@ from adhmr.data.shard_writer import shard_name
 from adhmr.data.sources.bodies import BodyFiles
 from adhmr.data.sources.context_crop import ContextCrop
 from adhmr.data.sources.convert_shard import ShardJob, convert_shard, part_paths
+from adhmr.data.sources.held_out import HeldOut, PartOfSource
 from adhmr.data.sources.person import Person
-from adhmr.data.sources.registry import SOURCES
+from adhmr.data.sources.registry import source_class
 from adhmr.data.sources.source import Rejected, Release, Source
 from adhmr.errors import AdhmrError
 
@@ -37,15 +37,14 @@ MANY = 0.2  # share of rejected people that deserves a look
 
 def open_source(name: str, release: Release) -> Source:
     """Raises AdhmrError for an unknown name or split, and as the source does."""
-    if name not in SOURCES:
-        raise AdhmrError(f"no data set is called '{name}'; known: {', '.join(sorted(SOURCES))}")
+    kind = source_class(name)
     if not release.root.is_dir():
         raise AdhmrError(f"--root {release.root}: no such folder")
-    module, kind = SOURCES[name].split(":")
-    source_class: type[Source] = getattr(importlib.import_module(module), kind)
-    if release.split not in source_class.splits:
-        raise AdhmrError(f"{name} has no split '{release.split}'; expected {', '.join(source_class.splits)}")
-    return source_class(release)
+    if release.file is not None and not release.file.is_file():
+        raise AdhmrError(f"--file {release.file}: no such file")
+    if release.split not in kind.splits:
+        raise AdhmrError(f"{name} has no split '{release.split}'; expected {', '.join(kind.splits)}")
+    return kind(release)
 
 
 def convert(
@@ -56,19 +55,23 @@ def convert(
     crop: ContextCrop,
     processes: int = 2,
     limit: int | None = None,
+    held_out: HeldOut | None = None,
 ) -> list[str]:
     """Converts and returns what there is to say, in lines.
 
     Raises AdhmrError: what `open_source` raises, a folder that holds another conversion, or not one usable person.
     """
-    source = open_source(name, release)
+    source, split = open_source(name, release), release.split
+    if held_out is not None:
+        source, split = PartOfSource(source, held_out), f"{release.split}-{held_out.part}"
     count = len(source) if limit is None else min(limit, len(source))
     if count == 0:
-        raise AdhmrError(f"{release.root}: the annotations of {name}, split {release.split}, hold nobody")
-    files = {str(path.relative_to(release.root)): path.stat().st_size for path in source.files()}
+        raise AdhmrError(f"{release.root}: the annotations of {name}, split {split}, hold nobody")
+    files = {os.path.relpath(path, release.root): path.stat().st_size for path in source.files()}
     request = {
         "source": name,
-        "split": release.split,
+        "split": split,
+        "held_out": None if held_out is None else held_out.share,
         "stride": release.stride,
         "people": count,
         "files": files,
@@ -79,10 +82,10 @@ def convert(
     }
     claim_folder(output, REQUEST_NAME, request)
     if not (output / INDEX_NAME).exists():
-        job = ShardJob(output / PARTS, source.image_root, bodies, crop, f"{source.name}-{release.split}")
+        job = ShardJob(output / PARTS, source.image_root, bodies, crop, f"{source.name}-{split}")
         _convert_parts(source, count, job, processes)
         _gather(output, -(-count // PEOPLE_A_SHARD))
-        write_index(output, source=source.name, split=release.split, licence=source.licence)
+        write_index(output, source=source.name, split=split, licence=source.licence)
         shutil.rmtree(output / PARTS)
         contact_sheet(output, SHEET_SAMPLES, output / "contact_sheet.jpg")
     return _lines(output)

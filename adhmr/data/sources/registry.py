@@ -1,5 +1,12 @@
 """Which class reads which release. Names only, so that a conversion imports no more than it needs."""
 
+from __future__ import annotations
+
+import importlib
+
+from adhmr.data.sources.source import Source
+from adhmr.errors import AdhmrError
+
 # name of `adhmr data convert` -> "module:class"
 SOURCES = {
     "hi4d": "adhmr.data.sources.human_data_sets:Hi4D",
@@ -12,3 +19,19 @@ SOURCES = {
     "up3d-humandata": "adhmr.data.sources.human_data_sets:Up3d",
     "human-data": "adhmr.data.sources.human_data_sets:AnyHumanData",
 }
+
+
+def source_class(name: str) -> type[Source]:
+    """Raises AdhmrError for an unknown name."""
+    if name not in SOURCES:
+        raise AdhmrError(f"no data set is called '{name}'; known: {', '.join(sorted(SOURCES))}")
+    module, kind = SOURCES[name].split(":")
+    return getattr(importlib.import_module(module), kind)
+
+
+def usual_split(name: str) -> str:
+    """The split that is meant when none is named: train, or the only one. Raises AdhmrError when that is unclear."""
+    splits = source_class(name).splits
+    if "train" in splits or len(splits) == 1:
+        return "train" if "train" in splits else splits[0]
+    raise AdhmrError(f"{name} has the splits {', '.join(splits)}: choose one with --split")
