@@ -5,7 +5,6 @@ Which release has which files is in human_data_sets.py. Units are metres and pix
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adhmr.data.sources.numpy_file import NumpyArchive
-from adhmr.data.sources.person import Person, SmplLabel, SmplxLabel
+from adhmr.data.sources.person import Person, SmplLabel, SmplxLabel, person_key
 from adhmr.data.sources.source import Rejected, Release, Source
 from adhmr.errors import AdhmrError
 
@@ -114,7 +113,8 @@ class HumanDataSet:
     size: tuple[int, int] | None = None  # height, width of all images; null: meta says it, or the image itself
     intrinsics: tuple[float, float, float] | None = None  # focal length, cx, cy where meta has none
     flat_hands: bool = False
-    neutral_betas: bool = False  # `betas_neutral` counts where it is there
+    neutral_betas: bool = False  # shapes are of the neutral body, whoever has them; `betas_neutral` before `betas`
+    group: str | None = None  # what of image_path (a regular expression) names the group; null: the image's folder
 
 
 class HumanDataSource(Source):
@@ -181,9 +181,9 @@ class _OpenFile:
         pixels, confidence = (None, None) if self.joints_px is None else (part[row] for part in self.joints_px)
         box = None if self.boxes is None else self.boxes[row].astype(np.float64)
         return Person(
-            key=_key(self.stem, row),
+            key=person_key(self.stem, row),
             image=image,
-            group=str(Path(image).parent),
+            group=self._group(image),
             intrinsics=self._intrinsics(row),
             size=self.spec.size or (None if self.sizes is None else tuple(self.sizes[row].tolist())),
             box=None if box is None else np.concatenate([box[:2], box[:2] + box[2:]]),
@@ -192,6 +192,10 @@ class _OpenFile:
             confidence=confidence,
             provenance={"file": self.file.path.name, "row": row},
         )
+
+    def _group(self, image: str) -> str:
+        found = re.search(self.spec.group, image) if self.spec.group else None
+        return found.group() if found else str(Path(image).parent)
 
     def _body(self, row: int) -> SmplLabel | SmplxLabel:
         part = {name: None if column is None else column[row] for name, column in self.columns.items()}
@@ -226,7 +230,3 @@ class _OpenFile:
 def _gender(text: str) -> str:
     first = text.strip().lower()[:1]
     return {"m": "male", "f": "female"}.get(first, "neutral")
-
-
-def _key(stem: str, row: int) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[:60]}-{row:08d}"

@@ -17,6 +17,7 @@ class Hi4D(HumanDataSource):
         images="HI4D",
         model="smpl",
         size=(1280, 940),
+        group=r"pair\d+",  # the two people; folders are cameras
     )
 
 
@@ -30,6 +31,7 @@ class Bedlam(HumanDataSource):
         images="BEDLAM",
         model="smplx",
         flat_hands=True,
+        neutral_betas=True,  # whatever gender it names
     )
 
 
@@ -48,6 +50,7 @@ class DnaRendering(HumanDataSource):
         images="RenBody",
         model="smplx",
         neutral_betas=True,
+        group=r"^image/[^/]+/[^/]+",  # day and subject; folders are cameras
     )
 
 
@@ -62,6 +65,7 @@ class GtaHuman(HumanDataSource):
         model="smplx",
         size=(1080, 1920),
         intrinsics=(1158.0337, 960.0, 540.0),
+        flat_hands=True,
     )
 
 
@@ -100,6 +104,7 @@ class Mpi3dhpNeuralAnnot(HumanDataSource):
         files={"train": tuple(f"preprocessed_datasets/mpi_inf_3dhp_neural_annot_part{part}.npz" for part in (1, 2, 3))},
         images="MPI_INF_3DHP",
         model="smplx",
+        group=r"S\d+",
     )
 
 
@@ -112,6 +117,7 @@ class Up3d(HumanDataSource):
         files={"trainval": ("preprocessed_datasets/up3d_trainval.npz",)},
         images="UP3D",
         model="smplx",
+        group=r".+",  # photographs that have nothing to do with each other
     )
 
 

@@ -14,7 +14,7 @@ from adhmr.body.kinematics import swing_twist
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.data.schema import SAMPLE_DTYPE
 from adhmr.data.sources.bodies import BodyFiles, fitted_betas
-from adhmr.data.sources.person import Person, SmplLabel, SmplxLabel
+from adhmr.data.sources.person import MeshLabel, Person, SmplLabel, SmplxLabel
 from adhmr.data.sources.source import Rejected
 
 NEAREST = 0.2  # metres between camera and a joint, at least
@@ -57,6 +57,8 @@ def _records(people: list[Person], bodies: BodyFiles) -> list[np.void | Rejected
         posed = _pose_smpl(people, records, bodies)
     elif isinstance(people[0].body, SmplxLabel):
         posed = _pose_smplx(people, records, bodies)
+    elif isinstance(people[0].body, MeshLabel):
+        posed = _joints_of_meshes(people, bodies)
     else:
         posed = [None] * len(people)
     for n, person in enumerate(people):
@@ -83,6 +85,7 @@ def _pose_smpl(people: list[Person], records: np.ndarray, bodies: BodyFiles) -> 
     rest = body.rest_joints29(betas)
     joints = body.joints29(rotations, betas, transl)
     records["twists"] = swing_twist(rotations, rest)
+    pose[:, 0], joints = _in_camera(people, pose[:, 0], joints)
     records["pose"] = pose
     if body is not target:
         betas, _ = fitted_betas(target, rest)
@@ -111,8 +114,9 @@ def _pose_smplx(people: list[Person], records: np.ndarray, bodies: BodyFiles) ->
     rest = body(torch.eye(3).expand(len(people), 55, 3, 3), betas, expression).joints29
     pose = torch.cat([root, inner, inner.new_zeros(len(people), 2, 3)], 1)  # (B, 24, 3)
     own_betas, _ = fitted_betas(target, rest)
-    records["pose"], records["betas"] = pose, own_betas
     records["twists"] = swing_twist(roma.rotvec_to_rotmat(pose), rest)
+    pose[:, 0], joints = _in_camera(people, pose[:, 0], joints)
+    records["pose"], records["betas"] = pose, own_betas
     records["transl"] = joints[:, 0] - target.rest_joints29(own_betas)[:, 0]
     for flag in ("has_pose", "has_twists"):
         records[flag] = 1
@@ -120,12 +124,36 @@ def _pose_smplx(people: list[Person], records: np.ndarray, bodies: BodyFiles) ->
     return list(joints.numpy())
 
 
+def _in_camera(people: list[Person], roots: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
+    """Axis-angle of the roots (B, 3) and joints (B, 29, 3) of bodies that were posed in the world, in the cameras'."""
+    if all(person.extrinsics is None for person in people):
+        return roots, joints
+    matrices = [np.eye(3, 4) if person.extrinsics is None else person.extrinsics for person in people]
+    turn, shift = torch.from_numpy(np.stack(matrices).astype(np.float32)).split([3, 1], -1)  # (B, 3, 3), (B, 3, 1)
+    roots = roma.rotmat_to_rotvec(turn @ roma.rotvec_to_rotmat(roots))
+    return roots, joints @ turn.mT + shift.mT
+
+
+def _joints_of_meshes(people: list[Person], bodies: BodyFiles) -> list[np.ndarray]:
+    """Joints (29, 3) of registered meshes, without pose and shape."""
+    body = bodies.smplx_of(people[0].body.gender)
+    vertices = _stack([person.body.vertices for person in people], (body.num_vertices, 3))
+    _, joints = _in_camera(people, vertices.new_zeros(len(people), 3), body.joints29_of_mesh(vertices))
+    return list(joints.numpy())
+
+
 def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | None:
-    """Joints, pixels, camera and flags of a record whose pose and shape are there. Returns why it cannot be right."""
-    if posed is not None and (reason := _bad_parameters(record, person)):
+    """Joints, pixels, camera and flags of a record whose pose and shape are there. Returns why it cannot be right.
+
+    Another skeleton's points (`near_px`: COCO's, OpenPose's) place a body and reject one that is elsewhere. They are
+    labels only of people who have no body: a body's pixels and depths must belong to the same points.
+    """
+    if person.unlabelled:
+        return _fill_box(record, person)
+    if isinstance(person.body, SmplLabel | SmplxLabel) and (reason := _bad_parameters(record, person)):
         return reason
     annotated = _known(person.joints29, (29, 3))
-    if posed is not None and person.body.transl is None:
+    if isinstance(person.body, SmplLabel | SmplxLabel) and person.body.transl is None:
         shift = _shift(posed, annotated, person)
         if shift is None:
             posed, record["has_pose"] = None, 0  # nobody knows where this body stands
@@ -140,13 +168,19 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
     depth = bool(np.isfinite(joints[:NUM_BODY_JOINTS]).all())
     if depth and (reason := _bad_skeleton(joints)):
         return reason
+    if person.box is not None and not (np.isfinite(person.box).all() and (person.box[2:] > person.box[:2]).all()):
+        return "its box is empty"
+    if person.intrinsics is not None and not _is_camera(np.asarray(person.intrinsics)):
+        return "its camera is no pinhole camera"
     if person.intrinsics is None and person.size is None:
         return "neither its camera nor the size of its image is known"
     intrinsics = assumed_intrinsics(person.size) if person.intrinsics is None else np.asarray(person.intrinsics)
-    pixels = _known(person.joints29_px, (29, 2))
+    pixels, near = _known(person.joints29_px, (29, 2)), _known(person.near_px, (29, 2))
     projected = _project(joints, intrinsics) if person.intrinsics is not None else np.full((29, 2), np.nan)
-    if reason := _apart_in_pixels(pixels, projected, person):
+    if reason := _apart_in_pixels(pixels, projected, person.confidence) or _apart_in_pixels(near, projected, None):
         return reason
+    if posed is None:
+        pixels = np.where(np.isfinite(pixels), pixels, near)
     given = np.isfinite(pixels).all(1)
     pixels = np.where(given[:, None], pixels, projected)
     confidence = np.isfinite(pixels).all(1).astype(np.float32)
@@ -166,6 +200,19 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
         record["has_twists"] = bool(known.any())
     if person.joints17 is not None and np.isfinite(person.joints17).all():
         record["joints17"], record["has_joints17"] = person.joints17, 1
+    return None
+
+
+def _fill_box(record: np.void, person: Person) -> str | None:
+    """Of somebody of whom only the box is known: its corners stand in the place of the joints, without confidence."""
+    box = np.asarray(person.box, np.float64)
+    if not np.isfinite(box).all() or (box[2:] - box[:2]).min() < 1:
+        return "its box is empty"
+    if person.intrinsics is None and person.size is None:
+        return "neither its camera nor the size of its image is known"
+    record["intrinsics"] = assumed_intrinsics(person.size) if person.intrinsics is None else person.intrinsics
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 / PERSON_OVER_JOINTS
+    record["joints29_px"] = centre + half * np.resize([[-1.0, -1.0], [1.0, 1.0]], (29, 2))
     return None
 
 
@@ -197,7 +244,7 @@ def _shift(posed: np.ndarray, annotated: np.ndarray, person: Person) -> np.ndarr
     its joints' rays; None when neither is known."""
     if np.isfinite(annotated[0]).all():
         return annotated[0] - posed[0]
-    pixels = _known(person.joints29_px, (29, 2))
+    pixels = _known(person.joints29_px if person.near_px is None else person.near_px, (29, 2))
     seen = np.isfinite(pixels).all(1)
     if person.intrinsics is None or seen.sum() < FEWEST_JOINTS:
         return None
@@ -222,6 +269,10 @@ def _bad_skeleton(joints: np.ndarray) -> str | None:
     return None
 
 
+def _is_camera(intrinsics: np.ndarray) -> bool:
+    return bool(np.isfinite(intrinsics).all() and min(intrinsics[0, 0], intrinsics[1, 1]) > 0)
+
+
 def _project(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """(29, 2) pixels of the joints that are in front of the camera, else NaN."""
     points = joints @ intrinsics.T
@@ -229,10 +280,10 @@ def _project(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
         return np.where(joints[:, 2:] > NEAREST, points[:, :2] / points[:, 2:], np.nan)
 
 
-def _apart_in_pixels(pixels: np.ndarray, projected: np.ndarray, person: Person) -> str | None:
+def _apart_in_pixels(pixels: np.ndarray, projected: np.ndarray, confidence: np.ndarray | None) -> str | None:
     both = np.isfinite(pixels).all(1) & np.isfinite(projected).all(1)
-    if person.confidence is not None:
-        both &= np.nan_to_num(np.asarray(person.confidence)) > 0
+    if confidence is not None:
+        both &= np.nan_to_num(np.asarray(confidence)) > 0
     if not both.any():
         return None
     size = max(np.ptp(projected[both], axis=0).max(), np.ptp(pixels[both], axis=0).max(), 1.0)
