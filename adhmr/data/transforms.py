@@ -11,7 +11,7 @@ import numpy as np
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.config.data import AugmentConfig, CropConfig, DataSetConfig
 from adhmr.data.randomness import RandomKey
-from adhmr.data.schema import RawSample, mirror
+from adhmr.data.schema import RawSample, boxed_points, mirror
 from adhmr.data.shard_reader import CorruptSampleError
 from adhmr.errors import AdhmrError
 
@@ -39,7 +39,7 @@ class PersonCrop:
     and the joints that uvd stands for are in the camera's frame, which an in-plane rotation of the crop does not turn
     (the intrinsics carry it) and a flip mirrors.
 
-    Raises CorruptSampleError when no body joint is known or a label that counts is not finite.
+    Raises CorruptSampleError when nothing says where the person is or a label that counts is not finite.
     """
 
     def __init__(
@@ -88,9 +88,8 @@ class PersonCrop:
         return {"image": image, **labels, "dataset": sample.dataset, "key": sample.key}
 
     def _box(self, sample: RawSample, record: np.void, padding: float) -> tuple[np.ndarray, float]:
-        """Centre (2,) and height of the box around the known body joints, padded; pixels of the stored image."""
-        known = record["joints_conf"][:24] > 0
-        points = record["joints29_px"][:24][known].astype(np.float64)  # (K, 2)
+        """Centre (2,) and height of the person's box, padded; pixels of the stored image."""
+        points = boxed_points(record)
         if len(points) == 0 or not np.isfinite(points).all():
             raise CorruptSampleError(sample.dataset, "its record", sample.key, "no body joint is known in pixels")
         low, high = points.min(0), points.max(0)

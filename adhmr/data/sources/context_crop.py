@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from adhmr.body.skeleton import NUM_BODY_JOINTS
+from adhmr.data.schema import boxed_points
 
 LEAST_SIDE = 24  # pixels of the person in the original image
 LEAST_INSIDE = 6  # of the 24 body joints in the picture
@@ -24,12 +25,14 @@ class ContextCrop:
 
     def box(self, record: np.void, shape: tuple[int, int]) -> tuple[float, float, float] | str:
         """x0, y0 and side of the square to cut from an image (height, width), or why there is none."""
-        known = record["joints_conf"][:NUM_BODY_JOINTS] > 0
-        points = record["joints29_px"][:NUM_BODY_JOINTS][known].astype(np.float64)
+        points = boxed_points(record)
         height, width = shape
-        inside = ((points >= 0) & (points < [width, height])).all(1).sum()
-        if inside < LEAST_INSIDE:
-            return "too few of its joints are in the picture"
+        if record["joints_conf"][:NUM_BODY_JOINTS].any():
+            inside = ((points >= 0) & (points < [width, height])).all(1).sum()
+            if inside < LEAST_INSIDE:
+                return "too few of its joints are in the picture"
+        elif (points.min(0) >= [width, height]).any() or (points.max(0) <= 0).any():
+            return "its box is not in the picture"
         # Joints far outside (a close-up's feet) would make the box mostly black.
         points = np.clip(points, [-0.25 * width, -0.25 * height], [1.25 * width, 1.25 * height])
         low, high = points.min(0), points.max(0)

@@ -88,7 +88,7 @@ def _with_size(person: Person | Rejected, image_root: Path) -> Person | Rejected
     if isinstance(person, Rejected) or person.size is not None or person.intrinsics is not None:
         return person
     try:
-        return replace(person, size=image_size(image_root / person.image))
+        return replace(person, size=image_size(image_root / person.image, person.span, person.upright))
     except FileNotFoundError:
         return Rejected(person.key, "its image is missing")
     except OSError:
@@ -98,7 +98,7 @@ def _with_size(person: Person | Rejected, image_root: Path) -> Person | Rejected
 def _of_one_image(labelled: Sequence[Labelled]) -> Iterator[list[Labelled]]:
     group: list[Labelled] = []
     for one in labelled:
-        if group and group[-1][0].image != one[0].image:
+        if group and (group[-1][0].image, group[-1][0].span) != (one[0].image, one[0].span):
             yield group
             group = []
         group.append(one)
@@ -109,7 +109,8 @@ def _of_one_image(labelled: Sequence[Labelled]) -> Iterator[list[Labelled]]:
 def _cut_people(job: ShardJob, group: list[Labelled], clock: Clock) -> Iterator[ShardSample | Rejected]:
     """The people of one image."""
     try:
-        file = ImageFile(job.image_root / group[0][0].image)
+        first = group[0][0]
+        file = ImageFile(job.image_root / first.image, first.span, first.upright)
     except FileNotFoundError:
         yield from (Rejected(person.key, "its image is missing") for person, _ in group)
         return

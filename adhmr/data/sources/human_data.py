@@ -5,6 +5,7 @@ Which release has which files is in human_data_sets.py. Units are metres and pix
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,9 @@ class _OpenFile:
     def __init__(self, file: HumanDataFile, spec: HumanDataSet) -> None:
         self.file, self.spec = file, spec
         self.stem = file.path.stem
-        betas = "betas_neutral" if spec.neutral_betas and file.parameters(spec.model, betas_neutral=(10,)) else "betas"
+        betas = "betas"
+        if spec.neutral_betas and file.parameters(spec.model, betas_neutral=(10,))["betas_neutral"] is not None:
+            betas = "betas_neutral"
         shared = {"global_orient": (3,), "transl": (3,), betas: (10,)}
         if spec.model == "smpl":
             self.columns = file.parameters("smpl", body_pose=(23, 3), **shared)

@@ -3,28 +3,34 @@ while they are decoded."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, ImageOps
 
 _JPEG = b"\xff\xd8\xff"
+_ORIENTATION = 0x0112  # of EXIF
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 
 
 class ImageFile:
-    """One image file in memory. size: (height, width).
+    """One image in memory: a file, or the bytes of a span (first, how many) of one. size: (height, width).
 
-    EXIF orientation is not applied: labels are in the pixels as they are stored.
+    EXIF orientation is applied only if asked for (`upright`): most labels are in the pixels as they are stored.
 
     Raises FileNotFoundError, and ValueError when the file is no image.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._data = path.read_bytes()
+    def __init__(self, path: Path, span: tuple[int, int] | None = None, upright: bool = False) -> None:
+        self._data = read_span(path, span)
         self._pixels: np.ndarray | None = None
-        if self._data.startswith(_JPEG):
+        if upright and _turned(self._data):
+            self._pixels = _upright_pixels(self._data)
+            self.size = self._pixels.shape[:2]
+        elif self._data.startswith(_JPEG):
             height, width, *_ = simplejpeg.decode_jpeg_header(self._data)
             self.size = (int(height), int(width))
         else:
@@ -53,7 +59,33 @@ class ImageFile:
         return simplejpeg.decode_jpeg(self._data, "RGB"), 1.0
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def read_span(path: Path, span: tuple[int, int] | None) -> bytes:
+    """The bytes of a file, or of a part of it: first byte and how many."""
+    if span is None:
+        return path.read_bytes()
+    with path.open("rb") as file:
+        file.seek(span[0])
+        return file.read(span[1])
+
+
+def image_size(path: Path, span: tuple[int, int] | None = None, upright: bool = False) -> tuple[int, int]:
     """(height, width) from the header alone; raises OSError when it is no image."""
-    with Image.open(path) as image:
-        return image.height, image.width
+    with Image.open(path if span is None else io.BytesIO(read_span(path, span))) as image:
+        turned = upright and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _turned(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.getexif().get(_ORIENTATION, 1) != 1
+    except OSError:
+        return False
+
+
+def _upright_pixels(data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except OSError as error:
+        raise ValueError(str(error)) from error

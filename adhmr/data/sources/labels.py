@@ -12,7 +12,8 @@ from torch import Tensor
 
 from adhmr.body.kinematics import swing_twist
 from adhmr.body.skeleton import NUM_BODY_JOINTS
-from adhmr.data.schema import SAMPLE_DTYPE
+from adhmr.data.boxes import PERSON_OVER_JOINTS
+from adhmr.data.schema import SAMPLE_DTYPE, box_as_joints
 from adhmr.data.sources.bodies import BodyFiles, fitted_betas
 from adhmr.data.sources.person import MeshLabel, Person, SmplLabel, SmplxLabel
 from adhmr.data.sources.source import Rejected
@@ -212,7 +213,7 @@ def _fill_box(record: np.void, person: Person) -> str | None:
         return "neither its camera nor the size of its image is known"
     record["intrinsics"] = assumed_intrinsics(person.size) if person.intrinsics is None else person.intrinsics
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 / PERSON_OVER_JOINTS
-    record["joints29_px"] = centre + half * np.resize([[-1.0, -1.0], [1.0, 1.0]], (29, 2))
+    record["joints29_px"] = box_as_joints(np.concatenate([centre - half, centre + half]))
     return None
 
 

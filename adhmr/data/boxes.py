@@ -13,6 +13,9 @@ from adhmr.errors import AdhmrError
 
 Box = tuple[float, float, float, float]
 
+#: Longer side of the box of a person's outline over that of the body joints: measured on rendered people, 1.14 to 1.19.
+PERSON_OVER_JOINTS = 1.16
+
 CSV_COLUMNS = ("image", "x0", "y0", "x1", "y1")
 _FORMS = (
     'expected {"image.jpg": [[x0, y0, x1, y1], ...]}, [{"file_name": "image.jpg", "bbox": [x, y, width, height]}, ...]'
