@@ -18,6 +18,14 @@ SOURCES = {
     "3dhp-neuralannot": "adhmr.data.sources.human_data_sets:Mpi3dhpNeuralAnnot",
     "up3d-humandata": "adhmr.data.sources.human_data_sets:Up3d",
     "human-data": "adhmr.data.sources.human_data_sets:AnyHumanData",
+    "3dpw": "adhmr.data.sources.pw3d_sequences:Pw3dSequences",
+    "3dpw-json": "adhmr.data.sources.scorehypo_sets:Pw3dJson",
+    "h36m-scorehypo": "adhmr.data.sources.scorehypo_sets:Human36M",
+    "3dhp-scorehypo": "adhmr.data.sources.scorehypo_sets:Mpi3dhp",
+    "coco-scorehypo": "adhmr.data.sources.scorehypo_sets:Coco",
+    "mpii-scorehypo": "adhmr.data.sources.scorehypo_sets:Mpii",
+    "up3d-scorehypo": "adhmr.data.sources.scorehypo_sets:Up3d",
+    "surreal-scorehypo": "adhmr.data.sources.scorehypo_sets:Surreal",
 }
 
 
