@@ -166,8 +166,8 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
         apart = np.linalg.norm((annotated - annotated[0]) - (posed - posed[0]), axis=-1)
         if np.nanmean(apart) > JOINTS_APART:
             return "its annotated joints are not those of its annotated body"
-    depth = bool(np.isfinite(joints[:NUM_BODY_JOINTS]).all())
-    if depth and (reason := _bad_skeleton(joints)):
+    found = np.isfinite(joints).all(1)
+    if found[:NUM_BODY_JOINTS].sum() >= FEWEST_JOINTS and (reason := _bad_skeleton(joints)):
         return reason
     if person.box is not None and not (np.isfinite(person.box).all() and (person.box[2:] > person.box[:2]).all()):
         return "its box is empty"
@@ -190,7 +190,9 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
     if (confidence[:NUM_BODY_JOINTS] > 0).sum() < FEWEST_JOINTS:
         return "too few of its joints are known"
     record["joints29"], record["joints29_px"] = np.nan_to_num(joints), np.nan_to_num(pixels)
-    record["joints_conf"], record["intrinsics"], record["has_depth"] = confidence, intrinsics, depth
+    record["joints_conf"], record["intrinsics"] = confidence, intrinsics
+    # Depths are counted from the pelvis; some sets have it and the limbs, without spine and hips.
+    record["has_depth"] = found[0] and found[confidence > 0].all()
     record["twists_conf"] = record["has_twists"]
     if isinstance(person.body, SmplxLabel):
         record["twists_conf"][21:] = 0  # SMPL's hands, which SMPL-X has not
@@ -262,6 +264,7 @@ def _shift(posed: np.ndarray, annotated: np.ndarray, person: Person) -> np.ndarr
 
 def _bad_skeleton(joints: np.ndarray) -> str | None:
     body = joints[:NUM_BODY_JOINTS]
+    body = body[np.isfinite(body).all(1)]
     span = np.linalg.norm(body[:, None] - body[None], axis=-1).max()
     if not SKELETON[0] < span < SKELETON[1]:
         return "its joints do not span what a person does (unit?)"
