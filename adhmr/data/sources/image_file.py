@@ -34,9 +34,9 @@ class ImageFile:
             height, width, *_ = simplejpeg.decode_jpeg_header(self._data)
             self.size = (int(height), int(width))
         else:
-            self._pixels = cv2.imdecode(
-                np.frombuffer(self._data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            )
+            flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            # OpenCV raises for no bytes at all, and answers None for others that are no image.
+            self._pixels = cv2.imdecode(np.frombuffer(self._data, np.uint8), flags) if self._data else None
             if self._pixels is None:
                 raise ValueError("it is no image that OpenCV reads")
             self._pixels = cv2.cvtColor(self._pixels, cv2.COLOR_BGR2RGB)

@@ -54,13 +54,20 @@ class Photograph:
         cv2.imwrite(str(path), self.image[..., ::-1], options)
 
 
-def photographs(count: int, people: int = 1, size: tuple[int, int] = (480, 640), seed: int = 0) -> list[Photograph]:
+def photographs(
+    count: int,
+    people: int = 1,
+    size: tuple[int, int] = (480, 640),
+    seed: int = 0,
+    intrinsics: np.ndarray | None = None,
+) -> list[Photograph]:
     """Photographs (height, width) of so many people each, side by side, light on dark."""
     body, rng = BodyModel(), np.random.default_rng(seed)
     bank, spec = PoseBank("train"), DOMAINS["synth-studio"]
     height, width = size
     focal = 1.2 * max(size)
-    intrinsics = np.array([[focal, 0, width / 2 + 3], [0, focal, height / 2 - 2], [0, 0, 1.0]])
+    if intrinsics is None:
+        intrinsics = np.array([[focal, 0, width / 2 + 3], [0, focal, height / 2 - 2], [0, 0, 1.0]])
     pictures = []
     for _ in range(count):
         image = np.full((height, width, 3), 40, np.uint8)
