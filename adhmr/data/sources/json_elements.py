@@ -47,6 +47,25 @@ def json_elements(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, Any
         raise AdhmrError(f"{path}: there is no list '{sorted(missing)[0]}'; expected the lists {', '.join(lists)}")
 
 
+def json_members(path: Path) -> Iterator[tuple[str, Any]]:
+    """(name, value) of a file that is one object, one at a time. Raises AdhmrError for no readable JSON."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = _Text(path, file)
+            text.expect("{", "an object")
+            while text.peek() == '"':
+                name = text.value()
+                text.expect(":", "a value")
+                yield name, text.value()
+                if text.peek() == ",":
+                    text.expect(",", "")
+            text.expect("}", "the end of the object")
+    except FileNotFoundError:
+        raise AdhmrError(f"{path}: no such file; docs/datasets.md says where to get it") from None
+    except UnicodeDecodeError as error:
+        raise AdhmrError(f"{path}: not readable JSON ({error}); get the file again") from error
+
+
 class _Text:
     """The part of a file that was read and not yet used."""
 

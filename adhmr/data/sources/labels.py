@@ -135,12 +135,14 @@ def _in_camera(people: list[Person], roots: Tensor, joints: Tensor) -> tuple[Ten
     return roots, joints @ turn.mT + shift.mT
 
 
-def _joints_of_meshes(people: list[Person], bodies: BodyFiles) -> list[np.ndarray]:
-    """Joints (29, 3) of registered meshes, without pose and shape."""
+def _joints_of_meshes(people: list[Person], bodies: BodyFiles) -> list[np.ndarray | None]:
+    """Joints (29, 3) of registered meshes, without pose and shape; None for a mesh of another body."""
     body = bodies.smplx_of(people[0].body.gender)
-    vertices = _stack([person.body.vertices for person in people], (body.num_vertices, 3))
+    shape = (body.num_vertices, 3)
+    fits = [np.shape(person.body.vertices) == shape for person in people]
+    vertices = _stack([one.body.vertices if fit else None for one, fit in zip(people, fits, strict=True)], shape)
     _, joints = _in_camera(people, vertices.new_zeros(len(people), 3), body.joints29_of_mesh(vertices))
-    return list(joints.numpy())
+    return [found if fit else None for found, fit in zip(joints.numpy(), fits, strict=True)]
 
 
 def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | None:
@@ -151,6 +153,8 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
     """
     if person.unlabelled:
         return _fill_box(record, person)
+    if isinstance(person.body, MeshLabel) and posed is None:
+        return "its mesh has not the vertices of the SMPL-X file"
     if isinstance(person.body, SmplLabel | SmplxLabel) and (reason := _bad_parameters(record, person)):
         return reason
     annotated = _known(person.joints29, (29, 3))
@@ -207,12 +211,12 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
 
 
 def _fill_box(record: np.void, person: Person) -> str | None:
-    """Of somebody of whom only the box is known: its corners stand in the place of the joints, without confidence."""
-    box = np.asarray(person.box, np.float64)
+    """Of somebody without labels: the corners of the box stand in the place of the joints, without confidence."""
+    if person.size is None and (person.box is None or person.intrinsics is None):
+        return "neither its camera nor the size of its image is known"
+    box = np.asarray((0, 0, *person.size[::-1]) if person.box is None else person.box, np.float64)
     if not np.isfinite(box).all() or (box[2:] - box[:2]).min() < 1:
         return "its box is empty"
-    if person.intrinsics is None and person.size is None:
-        return "neither its camera nor the size of its image is known"
     record["intrinsics"] = assumed_intrinsics(person.size) if person.intrinsics is None else person.intrinsics
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 / PERSON_OVER_JOINTS
     record["joints29_px"] = box_as_joints(np.concatenate([centre - half, centre + half]))

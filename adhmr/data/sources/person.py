@@ -50,7 +50,7 @@ class Person:
     """What is known of one person in one image. What is None is unknown.
 
     Joints that are given count more than those of the posed body: they are what the owners annotated. A person of whom
-    nothing but the box is known is unlabelled, and kept.
+    no label is known is kept, unlabelled: with a box or as the whole image.
     """
 
     key: str  # unique in the data set: A-Z a-z 0-9 _ -, 80 characters at most
@@ -75,9 +75,8 @@ class Person:
 
     @property
     def unlabelled(self) -> bool:
-        """Whether nothing but the box is known."""
-        known = (self.body, self.joints29, self.joints29_px, self.near_px)
-        return self.box is not None and all(part is None for part in known)
+        """Whether no label is known. Without a box, too, the person is the whole image."""
+        return all(part is None for part in (self.body, self.joints29, self.joints29_px, self.near_px))
 
 
 def person_key(stem: str, row: int) -> str:

@@ -26,6 +26,13 @@ SOURCES = {
     "mpii-scorehypo": "adhmr.data.sources.scorehypo_sets:Mpii",
     "up3d-scorehypo": "adhmr.data.sources.scorehypo_sets:Up3d",
     "surreal-scorehypo": "adhmr.data.sources.scorehypo_sets:Surreal",
+    "h36m-osx": "adhmr.data.sources.human36m_osx:Human36mOsx",
+    "coco-neuralannot": "adhmr.data.sources.keypoints_with_fits:CocoNeuralAnnot",
+    "mpii-neuralannot": "adhmr.data.sources.keypoints_with_fits:MpiiNeuralAnnot",
+    "ehf": "adhmr.data.sources.ehf:Ehf",
+    "webdataset": "adhmr.data.sources.webdataset:WebDataset",
+    "4dhumans": "adhmr.data.sources.four_d_humans:FourDHumans",
+    "images": "adhmr.data.sources.image_folder:ImageFolder",
 }
 
 
