@@ -30,14 +30,14 @@ def json_elements(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, Any
             text.expect("{", f"an object with the lists {', '.join(lists)}")
             while text.peek() == '"':
                 name = text.value()
-                text.expect(":", "a value")
+                text.expect(":", "a colon")
                 if name in missing:
                     missing.remove(name)
                     yield from text.elements(name)
                 else:
                     text.value()
                 if text.peek() == ",":
-                    text.expect(",", "")
+                    text.expect(",", "a comma")
             text.expect("}", "the end of the object")
     except FileNotFoundError:
         raise AdhmrError(f"{path}: no such file; docs/datasets.md says where to get it") from None
@@ -55,10 +55,10 @@ def json_members(path: Path) -> Iterator[tuple[str, Any]]:
             text.expect("{", "an object")
             while text.peek() == '"':
                 name = text.value()
-                text.expect(":", "a value")
+                text.expect(":", "a colon")
                 yield name, text.value()
                 if text.peek() == ",":
-                    text.expect(",", "")
+                    text.expect(",", "a comma")
             text.expect("}", "the end of the object")
     except FileNotFoundError:
         raise AdhmrError(f"{path}: no such file; docs/datasets.md says where to get it") from None
@@ -75,11 +75,11 @@ class _Text:
         self._decode = json.JSONDecoder().raw_decode
 
     def elements(self, name: str) -> Iterator[tuple[str, Any]]:
-        self.expect("[", f"the list {name}".strip())
+        self.expect("[", f"the list {name}" if name else "a list")
         while self.peek() not in ("]", ""):
             yield name, self.value()
             if self.peek() == ",":
-                self.expect(",", "")
+                self.expect(",", "a comma")
         self.expect("]", "the end of the list")
 
     def peek(self) -> str:
@@ -96,8 +96,7 @@ class _Text:
         found = self.peek()
         if found != character:
             raise AdhmrError(
-                f"{self._path}: not the expected JSON: {found!r} in the place of {what or character!r}; "
-                "get the file again"
+                f"{self._path}: not the expected JSON: {found!r} stands where {what} should be; get the file again"
             )
         self._at += 1
 

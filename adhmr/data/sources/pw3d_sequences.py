@@ -99,6 +99,9 @@ def _read(path: Path) -> _Sequence:
     if not names or not set(names) <= set(GENDERS):
         raise AdhmrError(f"{path}: 'genders' is {content['genders']}, expected m or f for each person")
     people = len(names)
+    betas = [_numbers(path, "betas", one).ravel()[:10] for one in _of(path, content, "betas")]
+    if len(betas) != people:
+        raise AdhmrError(f"{path}: 'betas' are of {len(betas)} people, 'genders' of {people}")
     cameras = _array(path, content, "cam_poses", (-1, 4, 4))
     frames = len(cameras)
     return _Sequence(
@@ -109,7 +112,7 @@ def _read(path: Path) -> _Sequence:
         cameras=cameras,
         valid=_array(path, content, "campose_valid", (people, frames)) > 0,
         poses=_array(path, content, "poses", (people, frames, 24, 3)),
-        betas=np.stack([_numbers(path, "betas", one).ravel()[:10] for one in _of(path, content, "betas")]),
+        betas=np.stack(betas),
         joints=_array(path, content, "jointPositions", (people, frames, 24, 3)),
     )
 

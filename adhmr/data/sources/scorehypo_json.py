@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ NO_TWIST = -10.0  # radians; an angle below (-999) marks a twist that is not kno
 class ScoreHypoSet:
     """One set and split. Columns are named as in `ScoreHypoSource._person`.
 
-    people, images: the columns of the two lists `annotations` and `images`; without images the file is one list of
-    people. name: keys of an image whose values, joined, are its path below `folder`.
+    people: columns of the list `annotations`; images: those that are in the list `images`, or in annotations as well.
+    Without images the file is one list of people. image: keys whose values, joined, are its path below `folder`.
     """
 
     name: str
@@ -85,8 +85,9 @@ class ScoreHypoSource(Source):
     def _read(self) -> None:
         """Columns of people, those of their images among them; names of the images; which image each person is in."""
         lists = ("images", "annotations") if self.set.images is not None else ()
-        people = Columns(self.path, "annotations" if lists else "the list", self.set.people)
-        images = Columns(self.path, "images", self.set.images or {})
+        shared = {name: replace(field, required=False) for name, field in (self.set.images or {}).items()}
+        people = Columns(self.path, "annotations" if lists else "the list", {**self.set.people, **shared})
+        images = Columns(self.path, "images", shared)
         self._names: list[str] = []
         self._genders: list[str] = []
         wanted: list[Any] = []  # of each person: the id of its image
@@ -103,8 +104,10 @@ class ScoreHypoSource(Source):
                 self._names.append(self._name(record, len(self._names)))
         columns = people.arrays()
         self._image_of = self._join(ids, wanted) if lists else np.arange(len(people))
-        if lists:
-            columns |= {name: column[self._image_of] for name, column in images.arrays().items()}
+        for name, column in images.arrays().items():
+            columns[name] = np.where(np.isnan(columns[name]), column[self._image_of], columns[name])
+            if np.isnan(columns[name]).all() and len(columns[name]):
+                raise AdhmrError(f"{self.path}: there is no '{self.set.images[name].name}' in images or annotations")
         columns["size"] = np.concatenate([columns.pop("width"), columns.pop("height")], 1)  # (N, 2)
         self._columns = columns
 
