@@ -175,13 +175,17 @@ def square_affine(centre: np.ndarray, side: float, angle: float, size: int) -> n
     return np.concatenate([linear, (size / 2 - linear @ centre)[:, None]], axis=1)
 
 
+def averaged_pixels(scale: float) -> int:
+    """How many pixels a side `warp` averages before it samples, where it makes an image smaller by `scale`."""
+    return int(1 / scale + 0.25)
+
+
 def warp(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The crop (3, *shape) of an (H, W, 3) image; affine (2, 3) maps continuous image to crop pixels.
 
     `shape` is (height, width). Outside the image is black.
     """
-    scale = float(np.hypot(affine[0, 0], affine[1, 0]))
-    reduction = int(1 / scale + 0.25)
+    reduction = averaged_pixels(float(np.hypot(affine[0, 0], affine[1, 0])))
     if reduction > 1:
         # Bilinear sampling of a much larger image would alias: average whole pixels first.
         height, width = image.shape[:2]

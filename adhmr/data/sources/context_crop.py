@@ -10,6 +10,7 @@ import numpy as np
 
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.data.schema import boxed_points
+from adhmr.data.transforms import averaged_pixels, warp
 
 LEAST_SIDE = 24  # pixels of the person in the original image
 LEAST_INSIDE = 6  # of the 24 body joints in the picture
@@ -49,19 +50,18 @@ class ContextCrop:
 
     def cut(self, image: np.ndarray, shrunk: float, box: tuple[float, float, float]) -> np.ndarray:
         """The crop (S, S, 3) uint8 of an image that was decoded at `shrunk` times its size; black outside."""
-        x0, y0, side = box
-        size = round(side * self.scale(side))
-        scale = size / (side * shrunk)
-        if scale == 1.0:
-            return _padded_slice(image, round(x0), round(y0), size)
-        if scale < 1.0:
-            x, y, length = x0 * shrunk, y0 * shrunk, side * shrunk
-            left, top = int(np.floor(x)), int(np.floor(y))
-            part = _padded_slice(image, left, top, int(np.ceil(length)) + 1)
-            # Area averages over a whole number of pixels; the remainder is below one pixel of the original.
-            affine = np.array([[scale, 0, (left - x) * scale], [0, scale, (top - y) * scale]])
-            return _warp(part, affine, size)
-        return _warp(image, np.array([[scale, 0, -x0 * shrunk * scale], [0, scale, -y0 * shrunk * scale]]), size)
+        size = round(box[2] * self.scale(box[2]))
+        x, y, side = (value * shrunk for value in box)
+        scale = size / side
+        if scale == 1.0 and x.is_integer() and y.is_integer():
+            return _padded_slice(image, int(x), int(y), size)
+        # A margin, so that the crop's edge is sampled from pixels; and so many that averaging leaves no rest, which is
+        # ten times as fast.
+        margin = averaged_pixels(scale)
+        left, top, length = int(np.floor(x)) - margin, int(np.floor(y)) - margin, int(np.ceil(side)) + 2 * margin + 1
+        part = _padded_slice(image, left, top, length + -length % margin)
+        affine = np.array([[scale, 0, (left - x) * scale], [0, scale, (top - y) * scale]])
+        return cv2.merge(list(warp(part, affine, (size, size))))
 
     def affine(self, box: tuple[float, float, float]) -> np.ndarray:
         """(2, 3) from continuous pixels of the image to those of the crop."""
@@ -87,16 +87,3 @@ def _padded_slice(image: np.ndarray, left: int, top: int, size: int) -> np.ndarr
     part = image[y : min(top + size, height), x : min(left + size, width)]
     result[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] = part
     return result
-
-
-def _warp(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarray:
-    """(size, size, 3); affine (2, 3) maps continuous pixels. Averages whole pixels before it shrinks."""
-    reduction = int(1 / affine[0, 0] + 0.25)
-    if reduction > 1:
-        height, width = image.shape[:2]
-        small = (max(1, round(width / reduction)), max(1, round(height / reduction)))
-        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-        affine = affine @ np.diag([width / small[0], height / small[1], 1.0])
-    indexed = affine.copy()
-    indexed[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5  # OpenCV's coordinates are pixel centres
-    return cv2.warpAffine(image, indexed, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
