@@ -1,5 +1,5 @@
-"""Tar files of samples, as WebDataset defines them: members that stand together and whose names are equal up to the first
-dot are one sample. People of such sets are made in webdataset.py and four_d_humans.py."""
+"""Tar files of samples, as WebDataset defines them: members that stand together and whose names are equal up to the
+first dot are one sample. People of such sets are made in webdataset.py and four_d_humans.py."""
 
 from __future__ import annotations
 
