@@ -1,4 +1,5 @@
-"""3DPW as its owners distribute it: a pickle for each sequence, bodies and joints in the world, a moving camera.
+"""3DPW as its owners distribute it: a pickle for each sequence (sequenceFiles/SPLIT/*.pkl) with bodies and joints in
+the world and a moving camera, all at the pace of its images (imageFiles/SEQUENCE/image_00000.jpg).
 
 The form that ScoreHypo passes on is in scorehypo_sets.py.
 """
@@ -21,8 +22,7 @@ GENDERS = {"m": "male", "f": "female"}
 
 
 class Pw3dSequences(Source):
-    """sequenceFiles/SPLIT/*.pkl and imageFiles/SEQUENCE/image_00000.jpg. Poses are at the pace of the images; a stride
-    counts the images of each sequence."""
+    """3DPW's own sequence files, with gendered bodies; a stride counts the images of each sequence."""
 
     name = "3DPW"
     licence = "non-commercial research, on registration: virtualhumans.mpi-inf.mpg.de/3DPW"

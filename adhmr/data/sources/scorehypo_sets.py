@@ -29,7 +29,7 @@ _BOX = Field(("bbox",), ((4,),))  # x, y, width, height
 
 
 class Human36M(ScoreHypoSource):
-    """Every 5th or 20th frame of the videos, SMPL fitted to the markers; millimetres."""
+    """Human3.6M, every 5th or 20th frame of the videos; SMPL fitted to the markers, millimetres."""
 
     splits = ("train", "test")
 
@@ -62,7 +62,7 @@ class Human36M(ScoreHypoSource):
 
 
 class Pw3dJson(ScoreHypoSource):
-    """3DPW; SMPL's joints are millimetres in the file for training and metres in those for tests, all else metres."""
+    """3DPW; the joints are millimetres in the file for training and metres in those for tests, all else is metres."""
 
     splits = ("train", "test", "oc")
 
