@@ -29,6 +29,7 @@ from adhmr.data.sources.source import Rejected, Release, Source
 from adhmr.errors import AdhmrError
 
 REQUEST_NAME, REPORT_NAME, REJECTED_NAME = "conversion.json", "report.json", "rejected.txt"
+SHEET_NAME = "contact_sheet.jpg"
 PARTS = "parts"
 PEOPLE_A_SHARD = 1000
 SHEET_SAMPLES = 48
@@ -86,8 +87,9 @@ def convert(
         _convert_parts(source, count, job, processes)
         _gather(output, -(-count // PEOPLE_A_SHARD))
         write_index(output, source=source.name, split=split, licence=source.licence)
-        shutil.rmtree(output / PARTS)
-        contact_sheet(output, SHEET_SAMPLES, output / "contact_sheet.jpg")
+    shutil.rmtree(output / PARTS, ignore_errors=True)
+    if not (output / SHEET_NAME).exists():
+        contact_sheet(output, SHEET_SAMPLES, output / SHEET_NAME)
     return _lines(output)
 
 
@@ -156,4 +158,4 @@ def _lines(output: Path) -> list[str]:
     if total:
         parts = ", ".join(f"{part} {value / total:.0%}" for part, value in figures["seconds"].items())
         lines.append(f"{figures['converted'] / total:.0f} samples/s a core ({parts})")
-    return [*lines, f"look at {output / 'contact_sheet.jpg'}"]
+    return [*lines, f"look at {output / SHEET_NAME}"]
