@@ -113,8 +113,9 @@ class ScoreHypoSource(Source):
 
     def _name(self, record: Mapping[str, Any], number: int) -> str:
         parts = [record.get(key) for key in self.set.image]
-        if not all(isinstance(part, str) for part in parts):
-            raise AdhmrError(f"{self.path}: image number {number} has no '{self.set.image[parts.index(None)]}'")
+        for key, part in zip(self.set.image, parts, strict=True):
+            if not isinstance(part, str):
+                raise AdhmrError(f"{self.path}: image number {number} has no '{key}'; expected part of its path")
         return "/".join(parts)
 
     def _join(self, ids: list[Any], wanted: list[Any]) -> np.ndarray:

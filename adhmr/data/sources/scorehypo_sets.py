@@ -139,8 +139,8 @@ class Mpi3dhp(ScoreHypoSource):
         places = _places(stored)
         if self._place is None:
             there = (number for number, place in enumerate(places) if (self.image_root / place).exists())
-            self._place = next(there, 0)
-        return places[self._place] if self._place < len(places) else stored
+            self._place = next(there, None)
+        return stored if self._place is None or self._place >= len(places) else places[self._place]
 
     def derive(self, columns: dict[str, np.ndarray]) -> None:
         keypoints = columns.pop("keypoints")  # (N, 28 or 17, 3)
@@ -154,13 +154,13 @@ class Mpi3dhp(ScoreHypoSource):
 def _places(stored: str) -> list[str]:
     """Paths that one frame of MPI-INF-3DHP may have, always in the same order."""
     folder, _, name = stored.rpartition("/")
-    found = re.search(r"(T?S\d+)_(Seq\d+)_V(?:ideo)?(\d+)_(\d+)(\.\w+)$", name)
     places = [stored]
     for images in ("imageFrames", "imageSequence"):
         places.append(re.sub(r"(^|/)(imageFrames|imageSequence|images)(?=/)", rf"\g<1>{images}", stored))
         places.append(f"{folder}/{images}/{name}")
-        if found:
-            subject, sequence, video, frame, ending = found.groups()
+    if found := re.search(r"(T?S\d+)_(Seq\d+)_V(?:ideo)?(\d+)_(\d+)(\.\w+)$", name):
+        subject, sequence, video, frame, ending = found.groups()
+        for images in ("imageFrames", "imageSequence"):
             places.append(f"{subject}/{sequence}/{images}/video_{video}/{name}")
             places.append(f"{subject}/{sequence}/{images}/video_{video}/frame_{frame}{ending}")
     return places

@@ -157,6 +157,19 @@ def test_mpi_inf_3dhp_has_the_limbs_and_their_depth(split, on_disk, tmp_path):
         assert sample.provenance["group"] == f"S{number // 2}"
 
 
+def test_frames_of_3dhp_are_found_when_the_first_is_missing(tmp_path):
+    rows = made.rows_of(pictures(), "S{n}/Seq1/imageSequence/img_S{n}_Seq1_V0_000042.jpg")
+    file, folder = "annotations/annotation_mpi_inf_3dhp_train_v2.json", "images/mpi_inf_3dhp_train_set"
+
+    def on_disk(name: str) -> str:
+        return name.replace("imageSequence", "imageFrames")
+
+    made.save_release(tmp_path, file, made.hp3d(rows, "train"), folder, rows, on_disk)
+    (tmp_path / folder / on_disk(rows[0].image)).unlink()
+    people = source_class("3dhp-scorehypo")(Release(tmp_path, "train")).people(range(6))
+    assert [one.image for one in people] == [rows[0].image] * 2 + [on_disk(row.image) for row in rows[2:]]
+
+
 def test_frames_of_3dhp_that_were_stored_smaller_keep_their_labels(tmp_path):
     rows = made.rows_of(pictures()[:1], "S{n}/Seq1/imageSequence/img_S{n}_Seq1_V0_000042.jpg")
     content = made.hp3d(rows, "train")
