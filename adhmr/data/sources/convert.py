@@ -23,7 +23,7 @@ from adhmr.data.sources.bodies import BodyFiles
 from adhmr.data.sources.context_crop import ContextCrop
 from adhmr.data.sources.convert_shard import ShardJob, convert_shard, part_paths
 from adhmr.data.sources.held_out import HeldOut, PartOfSource
-from adhmr.data.sources.person import Person
+from adhmr.data.sources.person import MeshLabel, Person, SmplxLabel
 from adhmr.data.sources.registry import source_class
 from adhmr.data.sources.source import Rejected, Release, Source
 from adhmr.errors import AdhmrError
@@ -32,6 +32,7 @@ REQUEST_NAME, REPORT_NAME, REJECTED_NAME = "conversion.json", "report.json", "re
 SHEET_NAME = "contact_sheet.jpg"
 PARTS = "parts"
 PEOPLE_A_SHARD = 1000
+CHECKED = 20  # people whose bodies are opened before anything is written
 SHEET_SAMPLES = 48
 MANY = 0.2  # share of rejected people that deserves a look
 
@@ -81,6 +82,7 @@ def convert(
         "context": crop.context,
         "schema": SCHEMA_VERSION,
     }
+    _check_bodies(source, count, bodies)  # before the folder is claimed: with another file it is another conversion
     claim_folder(output, REQUEST_NAME, request)
     if not (output / INDEX_NAME).exists():
         job = ShardJob(output / PARTS, source.image_root, bodies, crop, f"{source.name}-{split}")
@@ -91,6 +93,13 @@ def convert(
     if not (output / SHEET_NAME).exists():
         contact_sheet(output, SHEET_SAMPLES, output / SHEET_NAME)
     return _lines(output)
+
+
+def _check_bodies(source: Source, count: int, bodies: BodyFiles) -> None:
+    """Raises AdhmrError when the first people need a body file that was not given."""
+    for one in source.people(range(min(count, CHECKED))):
+        if not isinstance(one, Rejected) and isinstance(one.body, SmplxLabel | MeshLabel):
+            bodies.smplx_of(one.body.gender)
 
 
 class _Pieces(Sequence):

@@ -22,7 +22,7 @@ ROTATION, TRANSLATION = (-2.98747896, 0.01172457, -0.05704687), (-0.03609917, 0.
 
 
 class Ehf(Source):
-    """Boxes are those of EHF.json, where it is there; images and meshes are all that is needed."""
+    """EHF: registered SMPL-X meshes, for their joints. EHF.json, where it is there, gives boxes."""
 
     name = "EHF"
     licence = "non-commercial research, on registration: smpl-x.is.tue.mpg.de"

@@ -30,7 +30,7 @@ SHAPES = {"center": (2,), "scale": (2,), "keypoints_2d": (44, 3), "body_pose": (
 
 
 class FourDHumans(TarSource):
-    """All tars below the root; fits have no place in space, which their keypoints and the fits' camera give."""
+    """4D-Humans' training tars: SMPL fits, placed by their keypoints and the fits' camera."""
 
     name = "4D-Humans"
     licence = "as those of the data sets that it is made of: github.com/shubham-goel/4D-Humans"

@@ -30,7 +30,7 @@ Frame = tuple[int, int, int]  # action, subaction, frame
 
 
 class Human36mOsx(Source):
-    """A stride takes the frames whose number it divides: 5 for train and 64 for test are usual."""
+    """Human3.6M with NeuralAnnot's SMPL-X fits; frames that the stride divides (usual: 5 for train, 64 for test)."""
 
     name = "Human3.6M"
     licence = "academic, on registration: vision.imar.ro/human3.6m; fits: github.com/mks0601/NeuralAnnot_RELEASE"

@@ -17,11 +17,10 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 class ImageFolder(Source):
-    """Images of the root and of folders below it, by name; --file names the boxes. Images without a box show nobody.
+    """Images without labels, of the root and folders below it; --file: boxes of people, else each image is one."""
 
-    Pixels are those of the image as its EXIF orientation turns it, as people see it and as detectors do. Images of one
-    folder are one group: a video's frames. Those of the root are each their own.
-    """
+    # Images that the file has no box of show nobody. Pixels are those of the image as its EXIF orientation turns it, as
+    # people see it and as detectors do. Images of one folder are one group (a video's frames), those of the root none.
 
     name = "images"
     licence = "as that of the images"

@@ -153,12 +153,12 @@ class KeypointsWithFits(Source):
 
 
 class CocoNeuralAnnot(KeypointsWithFits):
-    """COCO's people."""
+    """COCO with whole-body keypoints and NeuralAnnot's SMPL-X fits."""
 
     spec = COCO
 
 
 class MpiiNeuralAnnot(KeypointsWithFits):
-    """MPII's people."""
+    """MPII's 2-D poses with NeuralAnnot's SMPL-X fits."""
 
     spec = MPII

@@ -27,7 +27,7 @@ class _WrongNumbers(Exception):
 
 
 class WebDataset(TarSource):
-    """What is not known of a person is left out or null; somebody without labels is kept for alignment."""
+    """Any WebDataset of images, with labels in JSON, our records, or none; see docs/datasets.md."""
 
     name = "WebDataset"
     licence = "as that of the images and labels"
