@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,17 @@ import roma
 import torch
 
 from adhmr.data.sources.scorehypo_sets import Mpi3dhp
-from tests.data.sources.made_people import MadePerson, Photograph
+from tests.data.sources.made_people import MadePerson, Photograph, photographs
+
+H36M_TRAIN = "annotations/Sample_5_train_Human36M_smpl_leaf_twist_protocol_2.json"
+H36M_TEST = "annotations/Sample_20_test_Human36M_smpl_protocol_2.json"
+H36M_IMAGE = "s_0{n}_act_02_subact_01_ca_01/s_0{n}_act_02_subact_01_ca_01_000001.jpg"
+
+
+@lru_cache
+def pictures() -> list[Photograph]:
+    """Three photographs of two people each, whose joints are all within the rendered people."""
+    return photographs(3, 2, seed=73)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,26 @@ from adhmr.config.data import CropConfig
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.shard_reader import ShardReader
+from adhmr.data.sources.bodies import BodyFiles
+from adhmr.data.sources.context_crop import ContextCrop
+from adhmr.data.sources.convert import convert
+from adhmr.data.sources.source import Release
 from adhmr.data.transforms import PersonCrop
 from tests.data.sources.made_people import MadePerson
 
 PERSON = 65  # people are lighter than this even where no light falls, what is behind them darker
 OUTSIDE = 20  # darker than what is behind people: where the photograph ends
 MILLIMETRE = 1e-3
+
+
+def converted(name: str, root: Path, split: str, output: Path, bodies: BodyFiles | None = None) -> list[str]:
+    """A conversion in this process; what it says."""
+    return convert(name, Release(root, split), output, bodies or BodyFiles(), ContextCrop(), processes=1)
+
+
+def rejected(output: Path) -> dict[str, int]:
+    """How many people were left out for which reason."""
+    return json.loads((output / "report.json").read_text())["rejected"]
 
 
 def samples_of(folder: Path) -> list[RawSample]:

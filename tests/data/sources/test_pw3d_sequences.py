@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import roma
@@ -13,24 +10,18 @@ import torch
 from adhmr.body.body_file import load_body_file
 from adhmr.body.body_model import BodyModel, open_body_path
 from adhmr.data.sources.bodies import BodyFiles
-from adhmr.data.sources.context_crop import ContextCrop
-from adhmr.data.sources.convert import convert
 from adhmr.data.sources.pw3d_sequences import Pw3dSequences
 from adhmr.data.sources.source import Rejected, Release
 from adhmr.errors import AdhmrError
 from tests.data.sources.made_people import Photograph, photographs
 from tests.data.sources.made_scorehypo import save_sequence
-from tests.data.sources.read_back import assert_labels, assert_on_person, samples_of
+from tests.data.sources.read_back import assert_labels, assert_on_person, converted, rejected, samples_of
 
 
 @pytest.fixture(scope="module")
 def video() -> list[Photograph]:
     """Photographs of two people, whose shapes stay the same in a sequence."""
     return photographs(2, 2, seed=75)
-
-
-def converted(root: Path, output: Path, bodies: BodyFiles | None = None) -> None:
-    convert("3dpw", Release(root, "train"), output, bodies or BodyFiles(), ContextCrop(), processes=1)
 
 
 @pytest.mark.parametrize("gendered", [False, True])
@@ -42,7 +33,7 @@ def test_people_come_back_in_the_cameras_frame(gendered, video, tmp_path):
         arrays = load_body_file(open_body_path())
         np.savez(tmp_path / "male.npz", **arrays)
         bodies = BodyFiles(smpl={"male": tmp_path / "male.npz"})
-    converted(tmp_path / "in", tmp_path / "out", bodies)
+    converted("3dpw", tmp_path / "in", "train", tmp_path / "out", bodies)
     samples = samples_of(tmp_path / "out")
     people = [one for photo in video for one in photo.people]
     assert len(samples) == 4
@@ -69,8 +60,8 @@ def test_invalid_cameras_and_planted_mistakes_are_counted(video, tmp_path):
     poses[0][0, 8] = np.nan
     joints = [clean["jointPositions"][0], clean["jointPositions"][1] * 1000]
     save_sequence(root, "train", "b", video[1:], poses=poses, jointPositions=joints)
-    converted(root, tmp_path / "out")
-    assert json.loads((tmp_path / "out/report.json").read_text())["rejected"] == {
+    converted("3dpw", root, "train", tmp_path / "out")
+    assert rejected(tmp_path / "out") == {
         "its camera's pose is not valid": 1,
         "its pose is not a number": 1,
         "its annotated joints are not those of its annotated body": 1,
