@@ -73,7 +73,8 @@ def sources() -> None:
     rows = [(name, ", ".join(source_class(name).splits), source_class(name).__doc__) for name in SOURCES]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, splits, text in rows:
-        click.echo(f"{name:<{widths[0]}}  {splits:<{widths[1]}}  {' '.join(text.split())}")
+        sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
+        click.echo(f"{name:<{widths[0]}}  {splits:<{widths[1]}}  {sentence}")
 
 
 def _by_gender(given: tuple[str, ...], option: str) -> dict[str, Path]:
