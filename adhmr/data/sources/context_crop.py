@@ -81,9 +81,10 @@ class ContextCrop:
 
 def _padded_slice(image: np.ndarray, left: int, top: int, size: int) -> np.ndarray:
     """image[top : top + size, left : left + size], with zeros where the image ends."""
-    height, width = image.shape[:2]
-    result = np.zeros((size, size, 3), np.uint8)
     x, y = max(left, 0), max(top, 0)
-    part = image[y : min(top + size, height), x : min(left + size, width)]
+    part = image[y : max(top + size, 0), x : max(left + size, 0)]
+    if part.shape[:2] == (size, size):
+        return part
+    result = np.zeros((size, size, 3), np.uint8)
     result[y - top : y - top + part.shape[0], x - left : x - left + part.shape[1]] = part
     return result
