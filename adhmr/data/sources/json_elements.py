@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 from adhmr.errors import AdhmrError
 
-CHUNK = 1 << 22  # characters read at once
-LONGEST = 1 << 26  # characters of one element: what has not ended by then is broken
+CHUNK = 1 << 22  # characters read at once; as many again as an element that has not ended has
+LONGEST = 1 << 28  # characters of one element: what has not ended by then is broken
 
 
 def json_elements(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
@@ -118,6 +118,6 @@ class _Text:
 
     def _more(self) -> bool:
         """Reads on; whether there was something."""
-        chunk = self._file.read(CHUNK)
+        chunk = self._file.read(max(CHUNK, len(self._buffer) - self._at))
         self._buffer, self._at = self._buffer[self._at :] + chunk, 0
         return bool(chunk)

@@ -1,5 +1,5 @@
 """Any WebDataset of images with labels in JSON, or none: `adhmr data convert webdataset`. Also our own shards, whose
-records are the labels. How tars are read is in tar_samples.py; the keys are in docs/datasets.md.
+records are the labels. How tars are read is in tar_samples.py; the keys are in docs/own_images.md.
 
     KEY.jpg, .jpeg or .png    the image
     KEY.json                  one person, a list of them, or {"people": [...]} with what they share beside it
@@ -27,7 +27,7 @@ class _WrongNumbers(Exception):
 
 
 class WebDataset(TarSource):
-    """Any WebDataset of images, with labels in JSON, our records, or none; see docs/datasets.md."""
+    """Any WebDataset of images, with labels in JSON, our records, or none; see docs/own_images.md."""
 
     name = "WebDataset"
     licence = "as that of the images and labels"
