@@ -10,7 +10,7 @@ import numpy as np
 
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.data.schema import boxed_points
-from adhmr.data.transforms import averaged_pixels, warp
+from adhmr.data.transforms import averaged_pixels, warped
 
 LEAST_SIDE = 24  # pixels of the person in the original image
 LEAST_INSIDE = 6  # of the 24 body joints in the picture
@@ -61,7 +61,7 @@ class ContextCrop:
         left, top, length = int(np.floor(x)) - margin, int(np.floor(y)) - margin, int(np.ceil(side)) + 2 * margin + 1
         part = _padded_slice(image, left, top, length + -length % margin)
         affine = np.array([[scale, 0, (left - x) * scale], [0, scale, (top - y) * scale]])
-        return cv2.merge(list(warp(part, affine, (size, size))))
+        return cv2.cvtColor(warped(part, affine, (size, size)), cv2.COLOR_RGBA2RGB)
 
     def affine(self, box: tuple[float, float, float]) -> np.ndarray:
         """(2, 3) from continuous pixels of the image to those of the crop."""

@@ -190,10 +190,11 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
     pixels = np.where(given[:, None], pixels, projected)
     confidence = np.isfinite(pixels).all(1).astype(np.float32)
     if person.confidence is not None:
-        confidence[given] *= np.nan_to_num(np.asarray(person.confidence, np.float32))[given]
+        annotators = np.asarray(person.confidence, np.float32)
+        confidence[given] *= np.where(np.isfinite(annotators), annotators, 0)[given]
     if (confidence[:NUM_BODY_JOINTS] > 0).sum() < FEWEST_JOINTS:
         return "too few of its joints are known"
-    record["joints29"], record["joints29_px"] = np.nan_to_num(joints), np.nan_to_num(pixels)
+    record["joints29"], record["joints29_px"] = (np.where(np.isfinite(part), part, 0) for part in (joints, pixels))
     record["joints_conf"], record["intrinsics"] = confidence, intrinsics
     # Depths are counted from the pelvis; some sets have it and the limbs, without spine and hips.
     record["has_depth"] = found[0] and found[confidence > 0].all()
@@ -291,7 +292,7 @@ def _project(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
 def _apart_in_pixels(pixels: np.ndarray, projected: np.ndarray, confidence: np.ndarray | None) -> str | None:
     both = np.isfinite(pixels).all(1) & np.isfinite(projected).all(1)
     if confidence is not None:
-        both &= np.nan_to_num(np.asarray(confidence)) > 0
+        both &= np.asarray(confidence) > 0  # not a number is not above zero
     if not both.any():
         return None
     size = max(np.ptp(projected[both], axis=0).max(), np.ptp(pixels[both], axis=0).max(), 1.0)
