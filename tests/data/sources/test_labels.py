@@ -132,7 +132,7 @@ def test_annotated_twists_are_masked_where_they_are_unknown(photos):
         (lambda made: {"box": np.array([5, 5, 5, 90.0])}, "its box is empty"),
         (lambda made: {"box": np.array([5, np.nan, 50, 90.0])}, "its box is empty"),
         (lambda made: {"body": SmplLabel(made.pose * np.nan, made.betas, made.transl)}, "its pose is not a number"),
-        (lambda made: {"body": SmplLabel(made.pose, made.betas, made.transl * np.inf)}, "its translation is not"),
+        (lambda made: {"body": SmplLabel(made.pose, made.betas, np.full(3, np.inf))}, "its translation is not"),
         (lambda made: {"body": SmplLabel(made.pose * 57.3, made.betas, made.transl)}, "a rotation of several turns"),
         (lambda made: {"body": SmplLabel(made.pose, made.betas + 9, made.transl)}, "its shape is beyond 8"),
     ],
