@@ -1,12 +1,13 @@
-"""Reading the pickles of body files without running what they may carry.
+"""Reading the pickles of body files and annotations without running what they may carry.
 
 The official pickles hold chumpy and scipy objects. They are read by an unpickler that knows a short list of names,
-so that neither chumpy nor any code a file may carry is needed or run. What the arrays mean is in body_file.py.
+so that neither chumpy nor any code a file may carry is needed or run. What the arrays mean is in body_file.py, and for
+annotations in adhmr.data.sources.
 """
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import scipy.sparse
@@ -90,8 +91,8 @@ _OTHER_NAMES = {
 }
 
 
-class _BodyUnpickler(pickle.Unpickler):
-    """An allow-list: a body file needs numpy arrays, sparse matrices and chumpy nodes, and gets nothing else."""
+class _RestrictedUnpickler(pickle.Unpickler):
+    """An allow-list: such a file needs numpy arrays, sparse matrices and chumpy nodes, and gets nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "chumpy" or module.startswith("chumpy."):
@@ -112,17 +113,22 @@ def _plain(value: Any) -> Any:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a body file's pickle holds; chumpy and sparse objects are still nodes, for `array_of` to turn into arrays.
+    """What a pickle holds; chumpy and sparse objects are still nodes, for `array_of` to turn into arrays.
 
     Raises:
-        AdhmrError: a class that no body file needs, or no readable pickle.
+        AdhmrError: a class that no such file needs, or no readable pickle.
     """
+    with path.open("rb") as file:
+        return read_pickled(file, path)
+
+
+def read_pickled(file: BinaryIO, path: Path) -> Any:
+    """The same of an open file, at whose position the pickle begins; `path` names it in errors."""
     try:
-        with path.open("rb") as file:
-            return _BodyUnpickler(file, encoding="latin1").load()
+        return _RestrictedUnpickler(file, encoding="latin1").load()
     except _Refused as error:
         raise AdhmrError(
-            f"{path}: refused to load '{error}' from this pickle: a body file holds numpy, scipy.sparse and chumpy "
+            f"{path}: refused to load '{error}' from this pickle: it should hold numpy, scipy.sparse and chumpy "
             "objects only; get the file from its official site again"
         ) from error
     except Exception as error:  # a broken pickle may raise nearly anything

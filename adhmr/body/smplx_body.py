@@ -150,5 +150,13 @@ class SmplxBody(nn.Module):
         )
         if transl is not None:
             vertices, joints55 = vertices + transl[:, None], joints55 + transl[:, None]
+        return SmplxOutput(vertices, joints55, self._joints29(vertices, joints55))
+
+    def joints29_of_mesh(self, vertices: Tensor) -> Tensor:
+        """(B, 29, 3) of meshes (B, V, 3) whose pose is not known: the regressor of the rest pose, used on a posed body,
+        is off by some millimetres at bent joints."""
+        return self._joints29(vertices, self.joint_regressor @ vertices)
+
+    def _joints29(self, vertices: Tensor, joints55: Tensor) -> Tensor:
         points = torch.cat([joints55, vertices[:, self._point_ids]], dim=1)
-        return SmplxOutput(vertices, joints55, points[:, self._joint_points])
+        return points[:, self._joint_points]

@@ -11,6 +11,7 @@ import click
 
 from adhmr.cli.checkpoints import checkpoint
 from adhmr.cli.data_sets import data
+from adhmr.cli.data_sources import convert, sources
 from adhmr.cli.launched import cancel, logs, retry, scale, status
 from adhmr.cli.people import body, infer
 from adhmr.cli.preferences import prefs
@@ -33,6 +34,8 @@ def cli() -> None:
 
 for command in COMMANDS:
     cli.add_command(command)
+for command in (convert, sources):
+    data.add_command(command)
 
 
 def main() -> None:

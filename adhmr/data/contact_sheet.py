@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from adhmr.data.schema import boxed_points
 from adhmr.data.shard_reader import ShardReader
-from adhmr.visualization.drawing import draw_skeleton, draw_text, grid
+from adhmr.visualization.drawing import draw_box, draw_skeleton, draw_text, grid
 from adhmr.visualization.picture_file import write_picture
 
 DESCRIBED_RECORDS = 2000
@@ -16,7 +17,8 @@ COLUMNS = 8
 
 
 def contact_sheet(folder: str | Path, count: int, path: str | Path) -> Path:
-    """Write a picture of `count` samples spread evenly over the folder, each with its skeleton and key.
+    """Write a picture of `count` samples spread evenly over the folder, each with its skeleton, or box, and
+    key.
 
     Raises AdhmrError for a folder that is no data set, a corrupt sample, and a picture that cannot be written.
     """
@@ -25,6 +27,8 @@ def contact_sheet(folder: str | Path, count: int, path: str | Path) -> Path:
     for row in spread(len(reader), count):
         sample = reader.read(row)
         image = draw_skeleton(sample.image, sample.record["joints29_px"], sample.record["joints_conf"])
+        if not sample.record["joints_conf"].any() and len(corners := boxed_points(sample.record)):
+            image = draw_box(image, [*corners.min(0).tolist(), *corners.max(0).tolist()])
         cells.append(draw_text(image, sample.key))
     return write_picture(path, grid(cells, min(COLUMNS, len(cells))))
 

@@ -12,6 +12,7 @@ import numpy as np
 from adhmr.config.data import FilterConfig
 from adhmr.data.filter_rows import describe_filter, filter_names
 from adhmr.data.index import DataSetIndex, canonical_json
+from adhmr.data.schema import boxed_points
 from adhmr.data.shard_pool import over_shards
 from adhmr.data.shard_reader import CorruptSampleError, ShardReader
 from adhmr.data.storage import read_file
@@ -21,8 +22,9 @@ BODY_JOINTS = 24
 
 
 def box_side(record: np.void) -> float:
-    """Longer side of the tight box of the known body joints, pixels of the stored image; 0 when none is known."""
-    points = record["joints29_px"][:BODY_JOINTS][record["joints_conf"][:BODY_JOINTS] > 0]  # (K, 2)
+    """Longer side of the tight box of the known body joints, or of an unlabelled person's, pixels of the stored image;
+    0 when neither is known."""
+    points = boxed_points(record)
     return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from adhmr.body.skeleton import FLIP_H36M, FLIP_JOINTS, FLIP_TWISTS
+from adhmr.body.skeleton import FLIP_H36M, FLIP_JOINTS, FLIP_TWISTS, NUM_BODY_JOINTS
 from adhmr.errors import AdhmrError
 
 SCHEMA_VERSION = 2  # 2: joints17
@@ -20,7 +20,7 @@ SAMPLE_DTYPE = np.dtype(
         ("betas", "<f4", (10,)),
         ("transl", "<f4", (3,)),  # metres; vertices in the camera frame = LBS(pose, betas) + transl
         ("joints29", "<f4", (29, 3)),  # camera-frame metres
-        ("joints29_px", "<f4", (29, 2)),  # continuous pixels of the stored crop
+        ("joints29_px", "<f4", (29, 2)),  # continuous pixels of the stored crop; see also boxed_points
         ("twists", "<f4", (23, 2)),  # cosine and sine
         ("intrinsics", "<f4", (3, 3)),  # of the stored crop: pixel ~ K X
         ("joints_conf", "<f4", (29,)),
@@ -44,6 +44,22 @@ _FLIP_H36M = np.asarray(FLIP_H36M)  # (17,)
 def new_record() -> np.void:
     """One record with every number and flag zero, to be filled field by field."""
     return np.zeros((), SAMPLE_DTYPE)[()]
+
+
+def boxed_points(record: np.void) -> np.ndarray:
+    """(K, 2) pixels that the person's box is tight around: the body joints that have a confidence; of an unlabelled
+    person, of whom none has, two corners of the box, which stand in the joints' place by turns; else none."""
+    points = record["joints29_px"][:NUM_BODY_JOINTS].astype(np.float64)
+    known = record["joints_conf"][:NUM_BODY_JOINTS] > 0
+    if known.any():
+        return points[known]
+    corners = np.unique(points, axis=0)
+    return corners if len(corners) == 2 else corners[:0]
+
+
+def box_as_joints(box: np.ndarray) -> np.ndarray:
+    """(29, 2) pixels that stand for the joints of an unlabelled person; box (4,) x0, y0, x1, y1 around the joints."""
+    return np.resize(np.reshape(box, (2, 2)), (len(FLIP_JOINTS), 2))
 
 
 def encode_record(record: np.void | np.ndarray) -> bytes:

@@ -1,14 +1,17 @@
 """One task a shard, on several processes, with progress. What is done to a shard is said by the callers."""
 
 import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
 import cv2
 
 from adhmr.data.loader_process import end_with_the_parent
 from adhmr.progress import track
+
+AHEAD = 3  # arguments a process that are made before they are needed: some may be large
 
 Result = TypeVar("Result")
 _shared: Any = None  # in a process of the pool: what every task of it takes first
@@ -30,9 +33,11 @@ def over_shards(
         min(processes, len(arguments)), mp_context=context, initializer=_set_up, initargs=(shared,)
     )
     try:
-        futures = [pool.submit(_run, task, argument) for argument in arguments]
-        for future in track(futures, title, "shards"):
-            yield future.result()
+        ahead: deque[Future] = deque()
+        for at in track(range(len(arguments)), title, "shards"):
+            while len(ahead) < AHEAD * processes and at + len(ahead) < len(arguments):
+                ahead.append(pool.submit(_run, task, arguments[at + len(ahead)]))
+            yield ahead.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

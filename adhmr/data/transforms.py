@@ -11,7 +11,7 @@ import numpy as np
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.config.data import AugmentConfig, CropConfig, DataSetConfig
 from adhmr.data.randomness import RandomKey
-from adhmr.data.schema import RawSample, mirror
+from adhmr.data.schema import RawSample, boxed_points, mirror
 from adhmr.data.shard_reader import CorruptSampleError
 from adhmr.errors import AdhmrError
 
@@ -39,7 +39,7 @@ class PersonCrop:
     and the joints that uvd stands for are in the camera's frame, which an in-plane rotation of the crop does not turn
     (the intrinsics carry it) and a flip mirrors.
 
-    Raises CorruptSampleError when no body joint is known or a label that counts is not finite.
+    Raises CorruptSampleError when nothing says where the person is or a label that counts is not finite.
     """
 
     def __init__(
@@ -88,9 +88,8 @@ class PersonCrop:
         return {"image": image, **labels, "dataset": sample.dataset, "key": sample.key}
 
     def _box(self, sample: RawSample, record: np.void, padding: float) -> tuple[np.ndarray, float]:
-        """Centre (2,) and height of the box around the known body joints, padded; pixels of the stored image."""
-        known = record["joints_conf"][:24] > 0
-        points = record["joints29_px"][:24][known].astype(np.float64)  # (K, 2)
+        """Centre (2,) and height of the person's box, padded; pixels of the stored image."""
+        points = boxed_points(record)
         if len(points) == 0 or not np.isfinite(points).all():
             raise CorruptSampleError(sample.dataset, "its record", sample.key, "no body joint is known in pixels")
         low, high = points.min(0), points.max(0)
@@ -176,13 +175,24 @@ def square_affine(centre: np.ndarray, side: float, angle: float, size: int) -> n
     return np.concatenate([linear, (size / 2 - linear @ centre)[:, None]], axis=1)
 
 
+def averaged_pixels(scale: float) -> int:
+    """How many pixels a side `warp` averages before it samples, where it makes an image smaller by `scale`."""
+    return int(1 / scale + 0.25)
+
+
 def warp(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The crop (3, *shape) of an (H, W, 3) image; affine (2, 3) maps continuous image to crop pixels.
 
     `shape` is (height, width). Outside the image is black.
     """
-    scale = float(np.hypot(affine[0, 0], affine[1, 0]))
-    reduction = int(1 / scale + 0.25)
+    planes = np.empty((4, *shape), np.uint8)
+    cv2.split(warped(image, affine, shape), list(planes))  # ten times as fast as numpy transposes
+    return planes[:3]
+
+
+def warped(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The same crop, interleaved and with a fourth channel that says nothing: (*shape, 4)."""
+    reduction = averaged_pixels(float(np.hypot(affine[0, 0], affine[1, 0])))
     if reduction > 1:
         # Bilinear sampling of a much larger image would alias: average whole pixels first.
         height, width = image.shape[:2]
@@ -192,9 +202,6 @@ def warp(image: np.ndarray, affine: np.ndarray, shape: tuple[int, int]) -> np.nd
     # OpenCV's coordinates are pixel centres: continuous pixel x is its x - 1/2.
     indexed = affine.copy()
     indexed[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
-    # OpenCV warps four channels twice as fast as three, and splits ten times as fast as numpy transposes.
+    # OpenCV warps four channels twice as fast as three.
     image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    image = cv2.warpAffine(image, indexed, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    planes = np.empty((4, *shape), np.uint8)
-    cv2.split(image, list(planes))
-    return planes[:3]
+    return cv2.warpAffine(image, indexed, shape[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

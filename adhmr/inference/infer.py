@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from adhmr.body.body_model import body_hash
+from adhmr.data.boxes import parse_box, read_boxes
 from adhmr.errors import AdhmrError
-from adhmr.inference.boxes import parse_box, read_boxes
 from adhmr.inference.images import find_images, read_image
 from adhmr.inference.outputs import SHEET_COLUMNS, write_person, written_request
 from adhmr.inference.persons import Person, find_persons

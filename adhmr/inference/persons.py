@@ -10,13 +10,10 @@ from typing import Literal
 import numpy as np
 
 from adhmr.body.camera import compose_intrinsics
+from adhmr.data.boxes import PERSON_OVER_JOINTS, Box, check_inside
 from adhmr.data.transforms import square_affine, warp
 from adhmr.errors import AdhmrError
-from adhmr.inference.boxes import Box, check_inside
 from adhmr.inference.images import image_size
-
-#: Longer side of the box of a person's outline over that of the body joints: measured on rendered people, 1.14 to 1.19.
-PERSON_OVER_JOINTS = 1.16
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,13 @@ def draw_skeleton(
     return image
 
 
+def draw_box(image: np.ndarray, box: Sequence[float], colour: tuple[int, int, int] = (255, 220, 0)) -> np.ndarray:
+    """A copy of an (H, W, 3) uint8 RGB image with a rectangle x0, y0, x1, y1 in continuous pixels."""
+    image = np.ascontiguousarray(image).copy()
+    left, top, right, bottom = (round(value - 0.5) for value in box)
+    return cv2.rectangle(image, (left, top), (right, bottom), colour, 1)
+
+
 def draw_text(image: np.ndarray, text: str, scale: float = 0.35) -> np.ndarray:
     """A copy of an RGB image with one line of text on a dark strip along its lower edge."""
     image = np.ascontiguousarray(image).copy()

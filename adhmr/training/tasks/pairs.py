@@ -59,6 +59,8 @@ class PairTransform:
         moved = moved_hypothesis(uvd, twists, crop["affine"])
         x0 = np.concatenate(self.codec.encode(*moved), axis=-1).astype(np.float32)  # (G, M, 133)
         known = np.concatenate([crop["uvd_weight"].ravel(), crop["twist_weight"].ravel()])  # (133,)
+        if self.config.mask == "labels" and not known.any():
+            raise AdhmrError(f"{_place(sample)}: has no labels, so that mask: labels leaves nothing; use mask: full")
         item: dict[str, Any] = {
             "x0": x0,
             "value": value.astype(np.float32),

@@ -6,12 +6,16 @@ A box is (x0, y0, x1, y1) in continuous pixels of the upright image, the left up
 import csv
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
 from adhmr.errors import AdhmrError
 
 Box = tuple[float, float, float, float]
+
+#: Longer side of the box of a person's outline over that of the body joints: measured on rendered people, 1.14 to 1.19.
+PERSON_OVER_JOINTS = 1.16
 
 CSV_COLUMNS = ("image", "x0", "y0", "x1", "y1")
 _FORMS = (
@@ -20,8 +24,9 @@ _FORMS = (
 )
 
 
-def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """Boxes by image name (a path in the file counts by its last part), in the order of the file.
+def read_boxes(path: Path, folders: bool = False) -> dict[str, list[Box]]:
+    """Boxes by image name, in the order of the file. A path in the file counts by its last part, or with `folders` as
+    it stands.
 
     Three forms: a JSON object from image names to lists of corners; a JSON list of COCO-like rows with `file_name` (or
     `image`) and `bbox` as x, y, width, height; a .csv with a head line and the columns image, x0, y0, x1, y1.
@@ -29,6 +34,16 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     Raises:
         AdhmrError: names the file and its row when it has another form, and for a box that is no box.
     """
+    boxes: dict[str, list[Box]] = {}
+    for name, box in _read(path):
+        mine = boxes.setdefault(PurePath(name).as_posix() if folders else PurePath(name).name, [])
+        if box is not None:
+            mine.append(box)
+    return boxes
+
+
+def _read(path: Path) -> Iterator[tuple[str, Box | None]]:
+    """(name, box) as the file has them; None for an image that has none."""
     if not path.is_file():
         raise AdhmrError(f"{path}: no such file of boxes")
     try:
@@ -66,39 +81,32 @@ def check_inside(box: Box, size: tuple[int, int], place: str) -> None:
         raise AdhmrError(f"{place}: the box {_shown(box)} lies outside the image of {size[0]} x {size[1]} pixels")
 
 
-def _from_object(path: Path, content: dict[str, Any]) -> dict[str, list[Box]]:
-    boxes: dict[str, list[Box]] = {}
+def _from_object(path: Path, content: dict[str, Any]) -> Iterator[tuple[str, Box | None]]:
     for name, rows in content.items():
         if not isinstance(rows, list):
             raise AdhmrError(f"{path}, '{name}': found {_brief(rows)} for a list of boxes; {_FORMS}")
-        mine = boxes.setdefault(PurePath(name).name, [])
-        mine += [make_box(row, f"{path}, '{name}', box {number}") for number, row in enumerate(rows)]
-    return boxes
+        yield name, None
+        for number, row in enumerate(rows):
+            yield name, make_box(row, f"{path}, '{name}', box {number}")
 
 
-def _from_rows(path: Path, content: list[Any]) -> dict[str, list[Box]]:
-    boxes: dict[str, list[Box]] = {}
+def _from_rows(path: Path, content: list[Any]) -> Iterator[tuple[str, Box]]:
     for number, row in enumerate(content):
         place = f"{path}, row {number}"
         name = (row.get("file_name") or row.get("image")) if isinstance(row, dict) else None
         if not isinstance(name, str) or "bbox" not in row:
             raise AdhmrError(f"{place}: found {_brief(row)}; {_FORMS}")
         x, y, width, height = _four_numbers(row["bbox"], f"{place}, bbox", "x, y, width, height")
-        boxes.setdefault(PurePath(name).name, []).append(make_box((x, y, x + width, y + height), place))
-    return boxes
+        yield name, make_box((x, y, x + width, y + height), place)
 
 
-def _from_csv(path: Path, text: str) -> dict[str, list[Box]]:
+def _from_csv(path: Path, text: str) -> Iterator[tuple[str, Box]]:
     reader = csv.DictReader(text.splitlines())
     missing = [name for name in CSV_COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise AdhmrError(f"{path}: has no column '{missing[0]}'; its first line must be {','.join(CSV_COLUMNS)}")
-    boxes: dict[str, list[Box]] = {}
     for row in reader:
-        corners = [row[name] for name in CSV_COLUMNS[1:]]
-        box = make_box(corners, f"{path}, line {reader.line_num}")
-        boxes.setdefault(PurePath(row["image"]).name, []).append(box)
-    return boxes
+        yield row["image"], make_box([row[name] for name in CSV_COLUMNS[1:]], f"{path}, line {reader.line_num}")
 
 
 def _four_numbers(values: Any, place: str, names: str) -> tuple[float, float, float, float]:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from adhmr.data.boxes import check_inside, parse_box, read_boxes
 from adhmr.errors import AdhmrError
-from adhmr.inference.boxes import check_inside, parse_box, read_boxes
 
 BOXES = {"a.jpg": [(1.0, 2.0, 30.5, 40.0), (5.0, 6.0, 7.0, 80.0)], "b.png": [(0.0, 0.0, 10.0, 20.0)]}
 
