@@ -24,8 +24,8 @@ RIDGE = 1e-4  # square metres for a beta of 1: bodies place their joints a centi
 class BodyFiles:
     """Body files of a conversion. `own`: of the labels in the shards, null for the open body.
 
-    smpl, smplx: of the genders (male, female, neutral) that annotations name; a gender without a file of SMPL's format
-    is read with `own`.
+    smpl, smplx: of the genders (male, female, neutral) that annotations name. A gender without a file of its own is
+    read with `own`, or with SMPL-X's neutral body; its shapes are then unknown, for betas mean something else there.
     """
 
     own: Path | None = None
@@ -45,6 +45,14 @@ class BodyFiles:
     def smpl_of(self, gender: str) -> BodyModel:
         """The body that SMPL parameters of this gender pose."""
         return _smpl(self.smpl.get(gender, self.own))
+
+    def knows_smpl(self, gender: str) -> bool:
+        """Whether shapes of this gender's SMPL body can be told."""
+        return gender == "neutral" or gender in self.smpl
+
+    def knows_smplx(self, gender: str) -> bool:
+        """The same of SMPL-X."""
+        return gender == "neutral" or gender in self.smplx
 
     def smplx_of(self, gender: str) -> SmplxBody:
         """Raises AdhmrError when no SMPL-X file was given."""

@@ -1,29 +1,31 @@
-"""From people as a source gives them to label records, many at once: bodies posed, joints projected, twists computed,
-what cannot be right rejected. Cutting the crop, to whose pixels the records then move, is in context_crop.py."""
+"""From people as a source gives them to label records, many at once: joints placed and projected, what is known marked.
+
+Bodies are posed in posed_people.py, what cannot be right is said by label_checks.py; cutting the crop, to whose pixels
+the records then move, is in context_crop.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import roma
 import torch
-from torch import Tensor
 
-from adhmr.body.kinematics import swing_twist
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.data.boxes import PERSON_OVER_JOINTS
 from adhmr.data.schema import SAMPLE_DTYPE, box_as_joints
-from adhmr.data.sources.bodies import BodyFiles, fitted_betas
+from adhmr.data.sources.bodies import BodyFiles
+from adhmr.data.sources.label_checks import (
+    NEAREST,
+    apart_in_pixels,
+    apart_in_space,
+    bad_frame,
+    bad_parameters,
+    bad_skeleton,
+)
 from adhmr.data.sources.person import MeshLabel, Person, SmplLabel, SmplxLabel
+from adhmr.data.sources.posed_people import pose_people
 from adhmr.data.sources.source import Rejected
 
-NEAREST = 0.2  # metres between camera and a joint, at least
-SKELETON = (0.3, 3.0)  # metres of the longest distance between two of the 24 joints: units, children, crouching people
-JOINTS_APART = 0.12  # metres between the annotated joints and those of the annotated body, mean, at most
-PIXELS_APART = 0.15  # of the person's size in pixels: between annotated and projected joints, median, at most
-LARGEST_BETA = 8.0  # deviations of a shape that is believed
-LARGEST_ROTATION = 4 * np.pi  # radians of an axis-angle vector
 FEWEST_JOINTS = 6  # of the 24 that must be known and in the picture
 
 Labelled = tuple[Person, np.void]
@@ -53,96 +55,13 @@ def _alike(people: Sequence[Person | Rejected]) -> list[list[int]]:
 def _records(people: list[Person], bodies: BodyFiles) -> list[np.void | Rejected]:
     records = np.zeros(len(people), SAMPLE_DTYPE)
     reasons: list[str | None] = [None] * len(people)
-    records["betas"], records["pose"] = 0.0, 0.0
-    if isinstance(people[0].body, SmplLabel):
-        posed = _pose_smpl(people, records, bodies)
-    elif isinstance(people[0].body, SmplxLabel):
-        posed = _pose_smplx(people, records, bodies)
-    elif isinstance(people[0].body, MeshLabel):
-        posed = _joints_of_meshes(people, bodies)
-    else:
-        posed = [None] * len(people)
+    posed = pose_people(people, records, bodies)
     for n, person in enumerate(people):
         reasons[n] = _fill(records[n], person, posed[n])
     return [
         record if reason is None else Rejected(person.key, reason)
         for person, record, reason in zip(people, records, reasons, strict=True)
     ]
-
-
-def _stack(parts: Sequence[np.ndarray | None], shape: tuple[int, ...]) -> Tensor:
-    zero = np.zeros(shape, np.float32)
-    rows = [zero if part is None else np.asarray(part, np.float32).reshape(shape) for part in parts]
-    return torch.from_numpy(np.nan_to_num(np.stack(rows)))
-
-
-def _pose_smpl(people: list[Person], records: np.ndarray, bodies: BodyFiles) -> list[np.ndarray]:
-    """Joints (29, 3) of each posed body; fills pose, shape and twists of the records."""
-    body, target = bodies.smpl_of(people[0].body.gender), bodies.target()
-    pose = _stack([person.body.pose for person in people], (24, 3))
-    betas = _stack([person.body.betas for person in people], (10,))
-    transl = _stack([person.body.transl for person in people], (3,))
-    rotations = roma.rotvec_to_rotmat(pose)
-    rest = body.rest_joints29(betas)
-    joints = body.joints29(rotations, betas, transl)
-    records["twists"] = swing_twist(rotations, rest)
-    pose[:, 0], joints = _in_camera(people, pose[:, 0], joints)
-    records["pose"] = pose
-    if body is not target:
-        betas, _ = fitted_betas(target, rest)
-    records["betas"] = betas
-    # Pelvis on pelvis: bodies differ in where their root lies in the rest pose.
-    records["transl"] = joints[:, 0] - target.rest_joints29(betas)[:, 0]
-    for flag in ("has_pose", "has_twists"):
-        records[flag] = 1
-    records["has_betas"] = [person.body.betas is not None for person in people]
-    return list(joints.numpy())
-
-
-def _pose_smplx(people: list[Person], records: np.ndarray, bodies: BodyFiles) -> list[np.ndarray]:
-    """The same of SMPL-X. Its 21 body rotations are SMPL's; SMPL's two hand joints, which SMPL-X has not, stay at rest,
-    and so their twists are unknown."""
-    body, target = bodies.smplx_of(people[0].body.gender), bodies.target()
-    labels = [person.body for person in people]
-    root, inner = _stack([label.root for label in labels], (1, 3)), _stack([label.body for label in labels], (21, 3))
-    hands, jaw = _stack([label.hands for label in labels], (2, 45)), _stack([label.jaw for label in labels], (3,))
-    flat = torch.tensor([label.flat_hands and label.hands is not None for label in labels])
-    hands = hands - flat[:, None, None] * body.mean_hands
-    betas, transl = _stack([label.betas for label in labels], (10,)), _stack([label.transl for label in labels], (3,))
-    expression = _stack([label.expression for label in labels], (10,))
-    vector = torch.cat([root.flatten(1), inner.flatten(1), hands.flatten(1), jaw], 1)  # (B, 159)
-    joints = body(body.rotations_of_pose(vector), betas, expression, transl).joints29
-    rest = body(torch.eye(3).expand(len(people), 55, 3, 3), betas, expression).joints29
-    pose = torch.cat([root, inner, inner.new_zeros(len(people), 2, 3)], 1)  # (B, 24, 3)
-    own_betas, _ = fitted_betas(target, rest)
-    records["twists"] = swing_twist(roma.rotvec_to_rotmat(pose), rest)
-    pose[:, 0], joints = _in_camera(people, pose[:, 0], joints)
-    records["pose"], records["betas"] = pose, own_betas
-    records["transl"] = joints[:, 0] - target.rest_joints29(own_betas)[:, 0]
-    for flag in ("has_pose", "has_twists"):
-        records[flag] = 1
-    records["has_betas"] = [label.betas is not None for label in labels]
-    return list(joints.numpy())
-
-
-def _in_camera(people: list[Person], roots: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
-    """Axis-angle of the roots (B, 3) and joints (B, 29, 3) of bodies that were posed in the world, in the cameras'."""
-    if all(person.extrinsics is None for person in people):
-        return roots, joints
-    matrices = [np.eye(3, 4) if person.extrinsics is None else person.extrinsics for person in people]
-    turn, shift = torch.from_numpy(np.stack(matrices).astype(np.float32)).split([3, 1], -1)  # (B, 3, 3), (B, 3, 1)
-    roots = roma.rotmat_to_rotvec(turn @ roma.rotvec_to_rotmat(roots))
-    return roots, joints @ turn.mT + shift.mT
-
-
-def _joints_of_meshes(people: list[Person], bodies: BodyFiles) -> list[np.ndarray | None]:
-    """Joints (29, 3) of registered meshes, without pose and shape; None for a mesh of another body."""
-    body = bodies.smplx_of(people[0].body.gender)
-    shape = (body.num_vertices, 3)
-    fits = [np.shape(person.body.vertices) == shape for person in people]
-    vertices = _stack([one.body.vertices if fit else None for one, fit in zip(people, fits, strict=True)], shape)
-    _, joints = _in_camera(people, vertices.new_zeros(len(people), 3), body.joints29_of_mesh(vertices))
-    return [found if fit else None for found, fit in zip(joints.numpy(), fits, strict=True)]
 
 
 def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | None:
@@ -155,7 +74,7 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
         return _fill_box(record, person)
     if isinstance(person.body, MeshLabel) and posed is None:
         return "its mesh has not the vertices of the SMPL-X file"
-    if isinstance(person.body, SmplLabel | SmplxLabel) and (reason := _bad_parameters(record, person)):
+    if isinstance(person.body, SmplLabel | SmplxLabel) and (reason := bad_parameters(record, person)):
         return reason
     annotated = _known(person.joints29, (29, 3))
     if isinstance(person.body, SmplLabel | SmplxLabel) and person.body.transl is None:
@@ -166,23 +85,17 @@ def _fill(record: np.void, person: Person, posed: np.ndarray | None) -> str | No
             posed = posed + shift
             record["transl"] += shift
     joints = annotated if posed is None else np.where(np.isfinite(annotated), annotated, posed)
-    if posed is not None and np.isfinite(annotated[0]).all():
-        apart = np.linalg.norm((annotated - annotated[0]) - (posed - posed[0]), axis=-1)
-        if np.nanmean(apart) > JOINTS_APART:
-            return "its annotated joints are not those of its annotated body"
-    found = np.isfinite(joints).all(1)
-    if found[:NUM_BODY_JOINTS].sum() >= FEWEST_JOINTS and (reason := _bad_skeleton(joints)):
+    if posed is not None and (reason := apart_in_space(annotated, posed)):
         return reason
-    if person.box is not None and not (np.isfinite(person.box).all() and (person.box[2:] > person.box[:2]).all()):
-        return "its box is empty"
-    if person.intrinsics is not None and not _is_camera(np.asarray(person.intrinsics)):
-        return "its camera is no pinhole camera"
-    if person.intrinsics is None and person.size is None:
-        return "neither its camera nor the size of its image is known"
+    found = np.isfinite(joints).all(1)
+    if found[:NUM_BODY_JOINTS].sum() >= FEWEST_JOINTS and (reason := bad_skeleton(joints)):
+        return reason
+    if reason := bad_frame(person):
+        return reason
     intrinsics = assumed_intrinsics(person.size) if person.intrinsics is None else np.asarray(person.intrinsics)
     pixels, near = _known(person.joints29_px, (29, 2)), _known(person.near_px, (29, 2))
     projected = _project(joints, intrinsics) if person.intrinsics is not None else np.full((29, 2), np.nan)
-    if reason := _apart_in_pixels(pixels, projected, person.confidence) or _apart_in_pixels(near, projected, None):
+    if reason := apart_in_pixels(pixels, projected, person.confidence) or apart_in_pixels(near, projected, None):
         return reason
     if posed is None:
         pixels = np.where(np.isfinite(pixels), pixels, near)
@@ -233,20 +146,6 @@ def _known(points: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray:
     return points
 
 
-def _bad_parameters(record: np.void, person: Person) -> str | None:
-    body = person.body
-    pose = body.pose if isinstance(body, SmplLabel) else np.concatenate([body.root.ravel(), body.body.ravel()])
-    parts = {"pose": pose, "shape": body.betas, "translation": body.transl}
-    for name, part in parts.items():
-        if part is not None and not np.isfinite(part).all():
-            return f"its {name} is not a number"
-    if np.linalg.norm(np.reshape(pose, (-1, 3)), axis=-1).max() > LARGEST_ROTATION:
-        return "its pose has a rotation of several turns (degrees?)"
-    if record["has_betas"] and np.abs(record["betas"]).max() > LARGEST_BETA:
-        return f"its shape is beyond {LARGEST_BETA:.0f} deviations"
-    return None
-
-
 def _shift(posed: np.ndarray, annotated: np.ndarray, person: Person) -> np.ndarray | None:
     """(3,) by which a body without a known place moves: its pelvis onto the annotated one, or else the least squares of
     its joints' rays; None when neither is known."""
@@ -267,38 +166,11 @@ def _shift(posed: np.ndarray, annotated: np.ndarray, person: Person) -> np.ndarr
     return shift if (posed + shift)[:, 2].min() > NEAREST else None
 
 
-def _bad_skeleton(joints: np.ndarray) -> str | None:
-    body = joints[:NUM_BODY_JOINTS]
-    body = body[np.isfinite(body).all(1)]
-    span = np.linalg.norm(body[:, None] - body[None], axis=-1).max()
-    if not SKELETON[0] < span < SKELETON[1]:
-        return "its joints do not span what a person does (unit?)"
-    if body[:, 2].min() < NEAREST:
-        return "it is behind the camera or at it"
-    return None
-
-
-def _is_camera(intrinsics: np.ndarray) -> bool:
-    return bool(np.isfinite(intrinsics).all() and min(intrinsics[0, 0], intrinsics[1, 1]) > 0)
-
-
 def _project(joints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
     """(29, 2) pixels of the joints that are in front of the camera, else NaN."""
     points = joints @ intrinsics.T
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(joints[:, 2:] > NEAREST, points[:, :2] / points[:, 2:], np.nan)
-
-
-def _apart_in_pixels(pixels: np.ndarray, projected: np.ndarray, confidence: np.ndarray | None) -> str | None:
-    both = np.isfinite(pixels).all(1) & np.isfinite(projected).all(1)
-    if confidence is not None:
-        both &= np.asarray(confidence) > 0  # not a number is not above zero
-    if not both.any():
-        return None
-    size = max(np.ptp(projected[both], axis=0).max(), np.ptp(pixels[both], axis=0).max(), 1.0)
-    if np.median(np.linalg.norm(pixels[both] - projected[both], axis=-1)) > PIXELS_APART * size:
-        return "its joints do not project onto its joints in the image"
-    return None
 
 
 def assumed_intrinsics(size: tuple[int, int]) -> np.ndarray:

@@ -20,6 +20,7 @@ class SmplLabel:
     betas: np.ndarray | None  # (10,); None: unknown
     transl: np.ndarray | None  # (3,) metres, added to the body's vertices; None: where the body stands is unknown
     gender: str = "neutral"  # of the body that the parameters are for
+    neutral_otherwise: bool = False  # without that body, the shape is read as the neutral one's: so do some evaluations
 
 
 @dataclass(slots=True)

@@ -202,7 +202,7 @@ class ScoreHypoSource(Source):
             return None
         transl = part.get("transl")
         known = transl is not None and not np.isnan(transl).all()
-        return SmplLabel(part["pose"], part["betas"], transl if known else None, gender)
+        return SmplLabel(part["pose"], part["betas"], transl if known else None, gender, neutral_otherwise=True)
 
 
 def _gender(record: Mapping[str, Any]) -> str:
