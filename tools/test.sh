@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Set up, lint, check the import contract, run the tests. Arguments go to pytest: tools/test.sh tests/body -k kinematics
+# Without arguments all tests run, in two processes side by side: those on Slurm mostly wait.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup.sh
@@ -7,4 +8,16 @@ bash tools/setup.sh
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" WANDB_MODE="${WANDB_MODE:-offline}"
 # What DeepSpeed compiles belongs to this .venv: another clone would compile it anew at each turn.
 export TORCH_EXTENSIONS_DIR="${TORCH_EXTENSIONS_DIR:-$PWD/.venv/torch_extensions}"
-exec .venv/bin/python -m pytest "$@"
+if [ $# -gt 0 ]; then
+    exec .venv/bin/python -m pytest "$@"
+fi
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/slurm > "$log" 2>&1 &
+waiting=$!
+code=0
+.venv/bin/python -m pytest --ignore tests/slurm || code=$?
+wait "$waiting" || code=$?
+echo "tests/slurm:"
+cat "$log"
+exit "$code"
