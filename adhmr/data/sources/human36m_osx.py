@@ -33,7 +33,7 @@ class Human36mOsx(Source):
     """Human3.6M with NeuralAnnot's SMPL-X fits; frames that the stride divides (usual: 5 for train, 64 for test)."""
 
     name = "Human3.6M"
-    licence = "academic, on registration: vision.imar.ro/human3.6m; fits: github.com/mks0601/NeuralAnnot_RELEASE"
+    licence = "academic use only, on registration: vision.imar.ro/human3.6m; fits: mks0601/NeuralAnnot_RELEASE"
     splits = tuple(SUBJECTS)
 
     def __init__(self, release: Release) -> None:

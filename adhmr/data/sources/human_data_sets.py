@@ -12,7 +12,7 @@ class Hi4D(HumanDataSource):
 
     spec = HumanDataSet(
         name="Hi4D",
-        licence=f"{RESEARCH}: yifeiyin04.github.io/Hi4D",
+        licence="licence not found in public text, on request: yifeiyin04.github.io/Hi4D",
         files={"train": ("preprocessed_datasets/hi4d_train_240205_098.npz",)},
         images="HI4D",
         model="smpl",
@@ -40,7 +40,7 @@ class DnaRendering(HumanDataSource):
 
     spec = HumanDataSet(
         name="DNA-Rendering",
-        licence=f"{RESEARCH}: dna-rendering.github.io",
+        licence="a signed agreement, by e-mail: dna-rendering.github.io",
         files={
             "train": tuple(
                 f"preprocessed_datasets/renbody_train_highrescam_230517_399_{part}_fix_betas.npz" for part in (0, 1)
@@ -59,7 +59,7 @@ class GtaHuman(HumanDataSource):
 
     spec = HumanDataSet(
         name="GTA-Human II",
-        licence=f"{RESEARCH}: caizhongang.com/projects/GTA-Human",
+        licence="S-Lab License (non-commercial): caizhongang.com/projects/GTA-Human",
         files={split: ("preprocessed_datasets/gta_human2multiple_230406_04000_0.npz",) for split in ("train", "test")},
         images="GTA_Human2",
         model="smplx",
@@ -74,7 +74,7 @@ class Spec(HumanDataSource):
 
     spec = HumanDataSet(
         name="SPEC",
-        licence=f"{RESEARCH}: spec.is.tue.mpg.de",
+        licence="non-commercial research: spec.is.tue.mpg.de",
         files={split: (f"preprocessed_datasets/spec_{split}_smpl.npz",) for split in ("train", "test")},
         images="SPEC",
         model="smpl",
@@ -87,7 +87,7 @@ class InstaVariety(HumanDataSource):
 
     spec = HumanDataSet(
         name="InstaVariety",
-        licence=f"{RESEARCH}: github.com/akanazawa/human_dynamics; labels NeuralAnnot",
+        licence="not stated, videos of Instagram: github.com/akanazawa/human_dynamics; labels NeuralAnnot, not stated",
         files={"train": ("preprocessed_datasets/insta_variety_neural_annot_train.npz",)},
         images="InstaVariety",
         model="smpl",
@@ -100,7 +100,7 @@ class Mpi3dhpNeuralAnnot(HumanDataSource):
 
     spec = HumanDataSet(
         name="MPI-INF-3DHP",
-        licence=f"{RESEARCH}: vcai.mpi-inf.mpg.de/3dhp-dataset; labels NeuralAnnot",
+        licence="non-commercial: vcai.mpi-inf.mpg.de/3dhp-dataset; labels NeuralAnnot, not stated",
         files={"train": tuple(f"preprocessed_datasets/mpi_inf_3dhp_neural_annot_part{part}.npz" for part in (1, 2, 3))},
         images="MPI_INF_3DHP",
         model="smplx",
@@ -113,7 +113,7 @@ class Up3d(HumanDataSource):
 
     spec = HumanDataSet(
         name="UP-3D",
-        licence=f"{RESEARCH}: files.is.tuebingen.mpg.de/classner/up",
+        licence="research (its code: CC BY-NC 4.0): files.is.tuebingen.mpg.de/classner/up",
         files={"trainval": ("preprocessed_datasets/up3d_trainval.npz",)},
         images="UP3D",
         model="smplx",

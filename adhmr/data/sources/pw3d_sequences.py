@@ -25,7 +25,7 @@ class Pw3dSequences(Source):
     """3DPW's own sequence files, with gendered bodies; a stride counts the images of each sequence."""
 
     name = "3DPW"
-    licence = "non-commercial research, on registration: virtualhumans.mpi-inf.mpg.de/3DPW"
+    licence = "non-commercial research: virtualhumans.mpi-inf.mpg.de/3DPW"
     splits = ("train", "validation", "test")
 
     def __init__(self, release: Release) -> None:

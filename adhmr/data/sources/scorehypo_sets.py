@@ -38,7 +38,7 @@ class Human36M(ScoreHypoSource):
         sampled = {"train": "Sample_5_train_Human36M_smpl_leaf_twist", "test": "Sample_20_test_Human36M_smpl"}[split]
         return ScoreHypoSet(
             name="Human3.6M",
-            licence=f"{RESEARCH}: vision.imar.ro/human3.6m",
+            licence="academic use only, on registration: vision.imar.ro/human3.6m",
             file=(f"annotations/{sampled}_protocol_2.json", f"{sampled}_protocol_2.json"),
             folder=("images",),
             image=("file_name",),
@@ -70,7 +70,7 @@ class Pw3dJson(ScoreHypoSource):
     def describe(cls, split: str) -> ScoreHypoSet:
         return ScoreHypoSet(
             name="3DPW",
-            licence=f"{RESEARCH}: virtualhumans.mpi-inf.mpg.de/3DPW",
+            licence="non-commercial research: virtualhumans.mpi-inf.mpg.de/3DPW",
             file=(f"annotations/3DPW_{split}.json", f"3DPW_{split}.json", f"json/3DPW_{split}_new.json"),
             folder=("imageFiles",),
             image=("sequence", "file_name"),
@@ -118,7 +118,7 @@ class Mpi3dhp(ScoreHypoSource):
         images = f"mpi_inf_3dhp_{split}_set"
         return ScoreHypoSet(
             name="MPI-INF-3DHP",
-            licence=f"{RESEARCH}: vcai.mpi-inf.mpg.de/3dhp-dataset",
+            licence="non-commercial: vcai.mpi-inf.mpg.de/3dhp-dataset",
             file=(f"annotations/{file}", file),
             folder=(f"images/{images}", images),
             image=("file_name",),
@@ -210,7 +210,7 @@ class Mpii(_PeopleList):
 
     @classmethod
     def describe(cls, split: str) -> ScoreHypoSet:
-        licence = f"{RESEARCH}: human-pose.mpi-inf.mpg.de"
+        licence = "non-commercial research: human-pose.mpi-inf.mpg.de"
         return cls.people_list("MPII", licence, "process_db_mpii.json", ".")
 
 
@@ -219,7 +219,7 @@ class Up3d(_PeopleList):
 
     @classmethod
     def describe(cls, split: str) -> ScoreHypoSet:
-        licence = f"{RESEARCH}: files.is.tuebingen.mpg.de/classner/up"
+        licence = "research (its code: CC BY-NC 4.0): files.is.tuebingen.mpg.de/classner/up"
         return cls.people_list("UP-3D", licence, "process_db_up3d.json", ".")
 
 
