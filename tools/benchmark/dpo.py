@@ -2,9 +2,10 @@
 saving of the reference's price after the other.
 
 Baseline: the plain way, written out here: policy and reference as two whole models, each with its own encoder pass for
-every pair, winner and loser one after the other. From "shared encoder" on it is the real DpoTask. Every variant has the
-same pairs, weights and noise, and a process of its own, which gives its memory; they run in turn. Weights and images
-are random, which costs the same. The last line is JSON.
+every pair, winner and loser one after the other. "released code" trains the encoder too, as the official code does;
+it and what begins with "shared encoder" are the real DpoTask. Every variant has the same pairs, weights and noise, and
+a process of its own, which gives its memory; they run in turn. Weights and images are random, which costs the same. The
+last line is JSON.
 
     python tools/benchmark/dpo.py [--images 2 --pairs 4 --steps 2 --rounds 2 --precision fp32 --model FILE]
 """
@@ -52,6 +53,7 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 Step = Callable[[dict], Tensor]
 
 VARIANTS: dict[str, dict] = {  # settings of the run, and how the pairs are laid out
+    "released code": {"features": "images", "images_repeated": True, "train_encoder": True},
     "plain": {"features": "images", "apart": True, "own_passes": True, "images_repeated": True},
     "winner with loser": {"features": "images", "own_passes": True, "images_repeated": True},
     "shared encoder": {"features": "images", "images_repeated": True},
@@ -124,7 +126,7 @@ def measure(name: str, options: argparse.Namespace) -> dict:
     """Loss of the first step without dropout; seconds and operations of the others; memory of weights and steps, GB."""
     variant = VARIANTS[name]
     keys = {**run_keys(options.folder, options.images, options.pairs, options.precision), "stage": "dpo"}
-    keys["features"] = variant["features"]
+    keys |= {"features": variant["features"], "train_encoder": variant.get("train_encoder", False)}
     if variant.get("errors"):
         keys["reference_errors"] = options.folder / "errors"
     before = resident()
@@ -300,6 +302,7 @@ def report(found: dict[str, list[dict]], options: argparse.Namespace) -> None:
             "ms_per_pair": round(1e3 * seconds[name] / pairs, 2),
             "range": [round(1e3 * min(times) / pairs, 2), round(1e3 * max(times) / pairs, 2)],
             "times_faster_than_plain": round(seconds["plain"] / seconds[name], 2),
+            "times_faster_than_released": round(seconds["released code"] / seconds[name], 2),
             "gflop_per_pair": round(runs[0]["operations"] / pairs / 1e9, 2),
             "times_fewer_operations_than_plain": round(found["plain"][0]["operations"] / runs[0]["operations"], 2),
             "weights_gb": round(runs[0]["weights_gb"], 3),
