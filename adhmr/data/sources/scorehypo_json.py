@@ -16,7 +16,7 @@ import numpy as np
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 from adhmr.data.sources.json_columns import Columns, Field
 from adhmr.data.sources.json_elements import json_elements
-from adhmr.data.sources.labels import SKELETON
+from adhmr.data.sources.label_checks import SKELETON
 from adhmr.data.sources.person import Person, SmplLabel, person_key
 from adhmr.data.sources.source import Rejected, Release, Source
 from adhmr.errors import AdhmrError

@@ -41,11 +41,11 @@ def samples_of(folder: Path) -> list[RawSample]:
     return [reader.read(row) for row in range(len(reader))]
 
 
-def assert_labels(sample: RawSample, made: MadePerson, same_body: bool = True) -> None:
+def assert_labels(sample: RawSample, made: MadePerson, same_body: bool = True, shape: bool = True) -> None:
     """Everything known of the person, to the millimetre. `same_body`: the labels' body is the one that was posed, its
-    shape was not fitted and its hands are known."""
+    shape was not fitted and its hands are known. `shape`: it counts; not so of a gender whose body was not given."""
     record = sample.record
-    assert record["has_pose"] and record["has_depth"] and record["has_twists"] and record["has_betas"]
+    assert record["has_pose"] and record["has_depth"] and record["has_twists"] and record["has_betas"] == shape
     assert np.abs(record["joints29"] - made.joints29).max() < MILLIMETRE
     assert np.abs(record["transl"] - made.transl).max() < (MILLIMETRE if same_body else 10 * MILLIMETRE)
     assert np.abs(record["pose"] - made.pose).max() < 1e-4
