@@ -79,6 +79,7 @@ class Pipeline:
             "preferences.pairs": 2,
             "preferences.unit": 3,
             "preferences.images_per_batch": 3,
+            "preferences.ledger.lease_seconds": 10,  # how long a killed worker's unit waits
             "align.workers": 0,
             "evaluate.hypotheses": [2, 5],
             "evaluate.limit": 8,
