@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,46 +21,33 @@ def json_elements(path: Path, lists: tuple[str, ...]) -> Iterator[tuple[str, Any
 
     Raises AdhmrError for no readable JSON and for a list that is not there.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = _Text(path, file)
-            if not lists:
-                yield from text.elements("")
-                return
-            missing = set(lists)
-            text.expect("{", f"an object with the lists {', '.join(lists)}")
-            while text.peek() == '"':
-                name = text.value()
-                text.expect(":", "a colon")
-                if name in missing:
-                    missing.remove(name)
-                    yield from text.elements(name)
-                else:
-                    text.value()
-                if text.peek() == ",":
-                    text.expect(",", "a comma")
-            text.expect("}", "the end of the object")
-    except FileNotFoundError:
-        raise AdhmrError(f"{path}: no such file; docs/datasets.md says where to get it") from None
-    except UnicodeDecodeError as error:
-        raise AdhmrError(f"{path}: not readable JSON ({error}); get the file again") from error
+    with _opened(path) as text:
+        if not lists:
+            yield from text.elements("")
+            return
+        missing = set(lists)
+        for name in text.names(f"an object with the lists {', '.join(lists)}"):
+            if name in missing:
+                missing.remove(name)
+                yield from text.elements(name)
+            else:
+                text.value()
     if missing:
         raise AdhmrError(f"{path}: there is no list '{sorted(missing)[0]}'; expected the lists {', '.join(lists)}")
 
 
 def json_members(path: Path) -> Iterator[tuple[str, Any]]:
     """(name, value) of a file that is one object, one at a time. Raises AdhmrError for no readable JSON."""
+    with _opened(path) as text:
+        for name in text.names("an object"):
+            yield name, text.value()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Text]:
     try:
         with path.open(encoding="utf-8") as file:
-            text = _Text(path, file)
-            text.expect("{", "an object")
-            while text.peek() == '"':
-                name = text.value()
-                text.expect(":", "a colon")
-                yield name, text.value()
-                if text.peek() == ",":
-                    text.expect(",", "a comma")
-            text.expect("}", "the end of the object")
+            yield _Text(path, file)
     except FileNotFoundError:
         raise AdhmrError(f"{path}: no such file; docs/datasets.md says where to get it") from None
     except UnicodeDecodeError as error:
@@ -73,6 +61,17 @@ class _Text:
         self._path, self._file = path, file
         self._buffer, self._at = "", 0
         self._decode = json.JSONDecoder().raw_decode
+
+    def names(self, what: str) -> Iterator[str]:
+        """Names of the object that begins here; whoever takes one reads its value before the next."""
+        self.expect("{", what)
+        while self.peek() == '"':
+            name = self.value()
+            self.expect(":", "a colon")
+            yield name
+            if self.peek() == ",":
+                self.expect(",", "a comma")
+        self.expect("}", "the end of the object")
 
     def elements(self, name: str) -> Iterator[tuple[str, Any]]:
         self.expect("[", f"the list {name}" if name else "a list")
