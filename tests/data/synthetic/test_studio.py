@@ -92,11 +92,13 @@ def test_front_and_back_always_look_different(studios):
 
 def test_the_bench_shares_no_photograph_with_training():
     assert not set(TRAIN_PHOTOS) & set(HELD_OUT_PHOTOS)
-    assert not set(DOMAINS["synth-bench"].photos) & set(DOMAINS["synth-wild"].photos)
+    for split in ("val", "test"):
+        assert not set(domain("synth-bench", split).photos) & set(DOMAINS["synth-wild"].photos)
+    assert set(domain("synth-bench", "train").photos) == set(TRAIN_PHOTOS)
 
 
 def test_unknown_names_and_splits_are_clear_errors():
     with pytest.raises(AdhmrError, match="synth-studio"):
         domain("synth-moon", "train")
-    with pytest.raises(AdhmrError, match="val, test"):
-        domain("synth-bench", "train")
+    with pytest.raises(AdhmrError, match="train, val, test"):
+        domain("synth-bench", "trial")
