@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
 from adhmr.config.common import StageConfig
+from adhmr.config.evaluation import ReportStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import ReportStage, SynthStage
+from adhmr.config.stages import SynthStage
 from adhmr.errors import AdhmrError
 
 FOLDER = Path("configs/clusters")

@@ -10,5 +10,6 @@ STAGES = {
     "generate": "adhmr.preference.generate:run_stage",
     "clean": "adhmr.cleaning.clean:run_stage",
     "evaluate": "adhmr.evaluation.evaluate:run_stage",
+    "scorers": "adhmr.evaluation.scorers:run_stage",
     "report": "adhmr.evaluation.report:run_stage",
 }

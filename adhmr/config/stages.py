@@ -1,7 +1,7 @@
 """One typed configuration a stage: a stage is one YAML file whose `stage:` key chooses the class in `Stage`.
 
-What a stage does with it lives elsewhere (entry_points.py maps stages to code). Generation and alignment have files of
-their own, generation.py and alignment.py; what stages have in common is in common.py."""
+What a stage does with it lives elsewhere (entry_points.py maps stages to code). Generation, alignment and evaluation
+have files of their own, generation.py, alignment.py and evaluation.py; what stages have in common is in common.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 
 from adhmr.config.alignment import DpoStage, ReferenceStage
 from adhmr.config.base import StrictModel
-from adhmr.config.common import HypothesesStage, StageConfig, TrainingStage, check_crop
-from adhmr.config.data import CropConfig, DataConfig, DataSetConfig, ShardFolder, folder_name
+from adhmr.config.common import StageConfig, TrainingStage, check_crop
+from adhmr.config.data import DataConfig, DataSetConfig, ShardFolder, folder_name
+from adhmr.config.evaluation import EvaluateStage, ReportStage, ScorersStage
 from adhmr.config.generation import GenerateStage
 from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
-from adhmr.config.protocol import ProtocolConfig
 
 
 # ------------------------------------------------------------------------------------------------ embedded data
@@ -123,73 +123,6 @@ class CleanStage(StageConfig):
         return self
 
 
-# ------------------------------------------------------------------------------------------------ evaluation
-class EvaluatedModel(StrictModel):
-    name: str
-    weights: Path
-    group: str | None = None  # models of one group are seeds of one method in the tables
-    round: int | None = Field(None, ge=0)  # of alignment, 0 the base: errors are then shown by round too
-
-
-class EvaluateStage(HypothesesStage):
-    """Errors of several models on one labelled set, with the same noise for all."""
-
-    stage: Literal["evaluate"]
-    data: ShardFolder
-    limit: int | None = None
-    crop: CropConfig
-    models: list[EvaluatedModel]
-    scorer: Path | None = None
-    protocol: ProtocolConfig = ProtocolConfig()
-    regressor: Path | None = None  # J_regressor_h36m.npy of the body; for protocols that count Human3.6M's joints
-    hypotheses: list[int] = [10, 100, 200]  # the values of M in the tables; the largest is sampled
-    scorer_noise: dict[str, NoiseConfig] = {}  # name -> noise of the pooled scorer test (paper section 5.1)
-    images_per_batch: int = 16
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    @model_validator(mode="after")
-    def _check_hypotheses(self) -> EvaluateStage:
-        if not self.hypotheses or min(self.hypotheses) < 1 or max(self.hypotheses) < 2:
-            raise ValueError("hypotheses needs positive numbers, the largest at least 2 (rankings compare hypotheses)")
-        return self
-
-    @model_validator(mode="after")
-    def _check_rounds(self) -> EvaluateStage:
-        methods: dict[int, str] = {}
-        for model in self.models:
-            method = model.group or model.name
-            if model.round is not None and methods.setdefault(model.round, method) != method:
-                raise ValueError(
-                    f"models: '{methods[model.round]}' and '{method}' are both round {model.round}; expected one model "
-                    "or one group a round"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _check_protocol(self) -> EvaluateStage:
-        if (self.protocol.joints == "h36m14") != (self.regressor is not None):
-            needed = "must be null" if self.regressor else "must name J_regressor_h36m.npy (an .npz for other bodies)"
-            raise ValueError(f"protocol {self.protocol.name} counts joints {self.protocol.joints}: regressor {needed}")
-        if self.protocol.candidates == "official" and self.scorer is None:
-            raise ValueError(f"protocol {self.protocol.name} has candidates that a scorer chooses: set scorer")
-        return self
-
-
-class ReportStage(HypothesesStage):
-    """Tables and pictures from finished runs, as one HTML file that opens without a network."""
-
-    stage: Literal["report"]
-    title: str
-    evaluation: Path
-    runs: list[Path] = []
-    baseline: str = "base"
-    data: ShardFolder
-    crop: CropConfig
-    pictures: int = 12
-    page: Path | None = None  # where the report goes; output/report.html when not given
-    compared: list[EvaluatedModel] = []
-
-
 Stage = Annotated[
     SynthStage
     | BaseStage
@@ -199,6 +132,7 @@ Stage = Annotated[
     | DpoStage
     | CleanStage
     | EvaluateStage
+    | ScorersStage
     | ReportStage,
     Field(discriminator="stage"),
 ]

@@ -14,7 +14,7 @@ import torch
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel, body_hash
 from adhmr.body.hypotheses import Hypotheses
-from adhmr.config.stages import EvaluatedModel, EvaluateStage
+from adhmr.config.evaluation import EvaluatedModel, EvaluateStage
 from adhmr.data.randomness import generator_for
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import Batch, iterate_set

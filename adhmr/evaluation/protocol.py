@@ -14,8 +14,8 @@ from adhmr.body.body_model import BodyModel, JointRegressor
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.root_depth import estimate_root_depth
 from adhmr.body.skeleton import H36M_NAMES
+from adhmr.config.evaluation import EvaluateStage
 from adhmr.config.protocol import ProtocolConfig
-from adhmr.config.stages import EvaluateStage
 from adhmr.errors import AdhmrError
 from adhmr.preference.hypotheses import pose_hypotheses
 from adhmr.preference.mesh_errors import AnnotatedJoints

@@ -15,7 +15,7 @@ import torch
 
 from adhmr.atomic_file import write_atomically
 from adhmr.body.body_model import BodyModel
-from adhmr.config.stages import ReportStage
+from adhmr.config.evaluation import ReportStage
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.stream import iterate_set
 from adhmr.data.transforms import LabelledCrop

@@ -5,7 +5,7 @@ import pytest
 
 from adhmr.body.body_model import BodyModel, open_body_path
 from adhmr.config.data import CropConfig
-from adhmr.config.stages import EvaluateStage, ReportStage
+from adhmr.config.evaluation import EvaluateStage, ReportStage
 from adhmr.errors import AdhmrError
 from adhmr.evaluation import evaluate, report
 from adhmr.evaluation.quick import quick_errors

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from adhmr.body.body_model import BodyModel, JointRegressor
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.config.data import CropConfig
+from adhmr.config.evaluation import EvaluateStage
 from adhmr.config.protocol import PRESETS, ProtocolConfig
-from adhmr.config.stages import EvaluateStage
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardWriter
 from adhmr.data.stream import iterate_set

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from adhmr.config.stages import EvaluateStage
+from adhmr.config.evaluation import EvaluateStage
 from adhmr.evaluation.round_curves import round_curves
 from adhmr.evaluation.tables import EvaluationResult, print_tables, round_table
 from tests.tiny import CROP
