@@ -4,7 +4,6 @@ model or a group of models that differ in their training seed."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from adhmr.errors import AdhmrError
+from adhmr.evaluation.paired import Difference, mean_and_spread, paired_difference
 from adhmr.preference.mesh_errors import ERROR_NAMES
 
 METRIC_TITLES = {"pve": "PVE", "mpjpe": "MPJPE", "pa_pve": "PA-PVE", "pa_mpjpe": "PA-MPJPE"}
-
-
-@dataclass
-class Difference:
-    """Change of an error against the baseline: mean over images and seeds, its paired standard error over images, and
-    the spread (standard deviation) of the mean over seeds; millimetres."""
-
-    mean: float
-    standard_error: float
-    seed_spread: float
-    seeds: int
 
 
 def image_columns(arrays: dict[str, np.ndarray], metric: str, hypotheses: list[int]) -> dict[str, np.ndarray]:
@@ -87,13 +76,8 @@ class EvaluationResult:
         return {title: np.stack([columns[title] for columns in each]) for title in each[0]}
 
     def difference(self, group: str, baseline: str, metric: str, column: str) -> Difference:
-        """Paired over images: seeds are averaged within an image first, so that they do not count as more images."""
-        ours = self.columns(group, metric)[column]
-        change = ours - self.columns(baseline, metric)[column].mean(0)
-        images = change.mean(0)
-        seeds = change.mean(1)
-        spread = float(seeds.std(ddof=1)) if len(seeds) > 1 else 0.0
-        return Difference(float(images.mean()), float(images.std(ddof=1) / len(images) ** 0.5), spread, len(seeds))
+        """Paired over images, see paired.py."""
+        return paired_difference(self.columns(group, metric)[column], self.columns(baseline, metric)[column])
 
 
 def error_table(result: EvaluationResult, metric: str, baseline: str) -> list[list[str]]:
@@ -103,8 +87,7 @@ def error_table(result: EvaluationResult, metric: str, baseline: str) -> list[li
     rows = [[f"{METRIC_TITLES[metric]} (mm)", *titles]]
     for group in result.groups:
         columns = result.columns(group, metric)
-        seeds = {title: values.mean(1) for title, values in columns.items()}  # (seeds,)
-        cells = [f"{v.mean():.1f}" + (f" ± {v.std(ddof=1):.1f}" if len(v) > 1 else "") for v in seeds.values()]
+        cells = [mean_and_spread(values) for values in columns.values()]
         rows.append([group, *cells])
         if group != baseline:
             changes = [result.difference(group, baseline, metric, title) for title in titles]
