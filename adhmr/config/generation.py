@@ -11,14 +11,15 @@ from adhmr.config.base import StrictModel
 from adhmr.config.common import HypothesesStage, LedgerConfig
 from adhmr.config.data import CropConfig, ShardFolder, folder_name
 
-Ranking = Literal["scorer", "error", "random", "mode", "joints2d", "truth"]
+Ranking = Literal["scorer", "error", "random", "mode", "mean", "joints2d", "joints3d", "truth"]
 Strategy = Literal["random", "best_worst", "margin"]
 
 
 class GenerateSet(StrictModel):
     path: ShardFolder
     # Each ranking gives a folder <set>-<ranking>. scorer: the reward model; error: PVE, for exact labels (studio);
-    # random: the control; mode, joints2d: closeness to the zero-noise hypothesis, to the encoder's own 2-D joints;
+    # random: the control; mode, mean, joints2d, joints3d: closeness to the zero-noise hypothesis, to the mean one, to
+    # the encoder's own 2-D joints, to those and its depths;
     # truth: no ranking but the released code's studio pair, the exact label against the zero-noise hypothesis
     rankings: list[Ranking] = Field(min_length=1)
     stride: int = Field(1, gt=0)  # every stride-th sample
@@ -81,7 +82,7 @@ class GenerateStage(HypothesesStage):
                 raise ValueError("confidence.truth: the winners are labels; leave it out")
             if ranking == "scorer" and not 0 <= least <= 1:
                 raise ValueError(f"confidence.scorer is {least}: it is a score, sigmoid(5 raw), from 0 to 1")
-            if ranking in ("error", "mode", "joints2d") and least > 0:
+            if ranking not in ("scorer", "random") and least > 0:
                 raise ValueError(f"confidence.{ranking} is {least}: a value is minus a distance, at most 0")
         return self
 

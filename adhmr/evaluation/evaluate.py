@@ -34,11 +34,9 @@ from adhmr.models.weights import load_model, weights_hash
 from adhmr.preference.hypotheses import fresh_noise, hypothesis_noise, sample_hypotheses
 from adhmr.preference.mesh_errors import ERROR_NAMES, errors_of_hypotheses
 from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
-from adhmr.preference.rankings import RANKINGS, RankingContext
+from adhmr.preference.rankings import RANKINGS, RankingContext, training_free
 from adhmr.preference.scoring import Scoring
 from adhmr.progress import track
-
-TRAINING_FREE = ("mode", "joints2d")
 
 
 class Evaluation:
@@ -69,7 +67,8 @@ class Evaluation:
         """Of all that the arrays of a model depend on."""
         official = self.config.protocol.candidates == "official"
         counts = self.config.hypotheses if official else max(self.config.hypotheses)
-        return json.dumps({**self.settings(), "weights": weights_hash(evaluated.weights), "hypotheses": counts})
+        of_model = {"weights": weights_hash(evaluated.weights), "hypotheses": counts, "rankings": list(RANKINGS)}
+        return json.dumps({**self.settings(), **of_model})
 
     def batches(self, title: str) -> Any:
         size = self.config.images_per_batch
@@ -92,7 +91,7 @@ class Evaluation:
         if model.config.crop_size != self.config.crop.size:
             made_for, given = model.config.crop_size, self.config.crop.size
             raise AdhmrError(f"{evaluated.weights}: made for crops of {made_for} px, but crop.size is {given}")
-        rankings = [*TRAINING_FREE, *(["scorer"] if self.scorer is not None else [])]
+        rankings = [*training_free(model.config.encoder), *(["scorer"] if self.scorer is not None else [])]
         scoring = None if self.scorer is None else Scoring(self.scorer, model)
         collected: dict[str, list[torch.Tensor]] = {}
         for batch in self.batches(f"evaluate {evaluated.name}"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from adhmr.body.hypotheses import Hypotheses
+from adhmr.config.model import EncoderConfig
 from adhmr.data.randomness import generator_for
 from adhmr.errors import AdhmrError
 from adhmr.models.encoder import ImageFeatures
@@ -52,11 +53,24 @@ def by_chance(context: RankingContext) -> Tensor:
     return torch.from_numpy(np.stack(values))
 
 
+def _distance(hypotheses: Tensor, other: Tensor, crop_size: int) -> Tensor:
+    """(N, M) mean distance of the joints uvd (N, M, 29, 3) and (N, 1, 29, 3) in pixels, depth scaled as in the codec:
+    a metre counts as half a crop."""
+    difference = hypotheses - other
+    across, along = difference[..., :2], difference[..., 2:] * (crop_size / 2.0)
+    return torch.cat([across, along], -1).norm(dim=-1).mean(-1)
+
+
 def by_mode(context: RankingContext) -> Tensor:
-    """Closeness to the zero-noise hypothesis: mean distance of the joints in pixels, depth scaled as in the codec."""
-    difference = context.hypotheses.uvd - context.hypotheses.uvd[:, :1]
-    across, along = difference[..., :2], difference[..., 2:] * (context.crop_size / 2.0)
-    return -torch.cat([across, along], -1).norm(dim=-1).mean(-1)
+    """Closeness to the zero-noise hypothesis."""
+    uvd = context.hypotheses.uvd
+    return -_distance(uvd, uvd[:, :1], context.crop_size)
+
+
+def by_mean(context: RankingContext) -> Tensor:
+    """Closeness to the mean of all hypotheses of the image."""
+    uvd = context.hypotheses.uvd
+    return -_distance(uvd, uvd.mean(1, keepdim=True), context.crop_size)
 
 
 def by_joints2d(context: RankingContext) -> Tensor:
@@ -65,10 +79,26 @@ def by_joints2d(context: RankingContext) -> Tensor:
     return -(context.hypotheses.uvd[..., :2] - own[:, None]).norm(dim=-1).mean(-1)
 
 
+def by_joints3d(context: RankingContext) -> Tensor:
+    """Closeness to the encoder's own 2-D joints and depths."""
+    if context.features.depth is None:
+        raise AdhmrError("ranking 'joints3d' needs an encoder that estimates depth (depth_head); joints2d does not")
+    own = (context.features.joints2d + 1.0) * context.crop_size / 2.0  # (N, 29, 2) pixels
+    own = torch.cat([own, context.features.depth[..., None]], -1)[:, None]  # (N, 1, 29, 3)
+    return -_distance(context.hypotheses.uvd, own, context.crop_size)
+
+
 RANKINGS: dict[str, Callable[[RankingContext], Tensor]] = {
     "scorer": by_scorer,
     "error": by_error,
     "random": by_chance,
     "mode": by_mode,
+    "mean": by_mean,
     "joints2d": by_joints2d,
+    "joints3d": by_joints3d,
 }
+
+
+def training_free(encoder: EncoderConfig) -> list[str]:
+    """The rankings that need neither training nor labels, of those that a base model with this encoder can give."""
+    return ["mode", "mean", "joints2d", *(["joints3d"] if encoder.depth_head else [])]

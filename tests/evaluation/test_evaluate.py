@@ -47,7 +47,7 @@ def test_what_is_written(finished):
     assert np.isfinite(made["errors"]).all() and (made["errors"] > 0).all()
     assert (made["errors"][..., 2] < made["errors"][..., 0]).all()  # alignment only takes away
     assert figures["samples"] == figures["scorer"]["fixed"]["samples"] == 7
-    assert set(figures["models"]["base"]["rankings"]) == {"mode", "joints2d", "scorer"}
+    assert set(figures["models"]["base"]["rankings"]) == {"mode", "mean", "joints2d", "joints3d", "scorer"}
     assert set(figures["scorer"]["fixed"]["pve"]) == {"mean_mm", "plcc", "srcc"}
 
 

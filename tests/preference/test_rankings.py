@@ -6,7 +6,7 @@ import torch
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model
-from adhmr.preference.rankings import RANKINGS, RankingContext
+from adhmr.preference.rankings import RANKINGS, RankingContext, training_free
 from adhmr.preference.scoring import Scoring
 from tests.tiny import CROP
 
@@ -55,6 +55,35 @@ def test_joints2d_prefers_what_the_encoder_saw(context):
     uvd[:, 3, :, :2] = (context.features.joints2d + 1) * CROP["size"] / 2
     value = RANKINGS["joints2d"](replace(context, hypotheses=Hypotheses(uvd, context.hypotheses.twists)))
     assert (value.argmax(1) == 3).all() and value[:, 3].abs().max() < 1e-4
+
+
+def test_joints3d_prefers_what_the_encoder_saw_in_depth_too(context):
+    uvd = context.hypotheses.uvd.clone()
+    uvd[:, 2:4, :, :2] = (context.features.joints2d[:, None] + 1) * CROP["size"] / 2
+    uvd[:, 3, :, 2] = context.features.depth
+    uvd[:, 2, :, 2] = context.features.depth + 0.25  # a quarter of a metre: an eighth of the crop
+    changed = replace(context, hypotheses=Hypotheses(uvd, context.hypotheses.twists))
+    value = RANKINGS["joints3d"](changed)
+    assert (value.argmax(1) == 3).all() and value[:, 3].abs().max() < 1e-4
+    torch.testing.assert_close(value[:, 2], torch.full((4,), -0.25 * CROP["size"] / 2))
+    with pytest.raises(AdhmrError, match="joints3d' needs an encoder that estimates depth"):
+        RANKINGS["joints3d"](replace(changed, features=changed.features._replace(depth=None)))
+
+
+def test_mean_prefers_the_middle(context):
+    uvd = context.hypotheses.uvd.clone()
+    uvd[:, 4] = uvd[:, :4].mean(1)
+    value = RANKINGS["mean"](replace(context, hypotheses=Hypotheses(uvd, context.hypotheses.twists)))
+    assert (value.argmax(1) == 4).all() and value[:, 4].abs().max() < 1e-4
+
+
+def test_training_free_rankings_are_those_that_the_encoder_can_give(tiny_weights, context):
+    encoder = load_model(tiny_weights / "base.safetensors", "base").config.encoder
+    names = training_free(encoder)
+    assert names == ["mode", "mean", "joints2d", "joints3d"]
+    bare = replace(context, scorer=None, errors=None)
+    assert all(RANKINGS[name](bare).shape == (4, 5) for name in names)
+    assert "joints3d" not in training_free(encoder.model_copy(update={"depth_head": False}))
 
 
 @pytest.mark.parametrize(("name", "missing"), [("scorer", "scorer"), ("error", "errors")])
