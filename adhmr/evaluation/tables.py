@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.paired import Difference, mean_and_spread, paired_difference
+from adhmr.evaluation.sections import Table
+from adhmr.evaluation.terminal import print_parts
 from adhmr.preference.mesh_errors import ERROR_NAMES
 
 METRIC_TITLES = {"pve": "PVE", "mpjpe": "MPJPE", "pa_pve": "PA-PVE", "pa_mpjpe": "PA-MPJPE"}
@@ -63,6 +63,7 @@ class EvaluationResult:
             if entry.get("round") is not None:
                 rounds[entry["round"]] = entry["group"] or name
         self.rounds: dict[int, str] = dict(sorted(rounds.items()))  # number of a round -> its group
+        self._columns: dict[tuple[str, str], dict[str, np.ndarray]] = {}  # of a group and a metric: minima take long
 
     def columns(self, group: str, metric: str) -> dict[str, np.ndarray]:
         """Column title -> (seeds, N) millimetres.
@@ -72,12 +73,16 @@ class EvaluationResult:
         """
         if group not in self.groups:
             raise AdhmrError(f"the evaluation holds no model or group '{group}'; it has {', '.join(self.groups)}")
-        each = [image_columns(self.arrays[name], metric, self.hypotheses) for name in self.groups[group]]
-        return {title: np.stack([columns[title] for columns in each]) for title in each[0]}
+        if (group, metric) not in self._columns:
+            each = [image_columns(self.arrays[name], metric, self.hypotheses) for name in self.groups[group]]
+            stacked = {title: np.stack([columns[title] for columns in each]) for title in each[0]}
+            self._columns[group, metric] = stacked
+        return self._columns[group, metric]
 
-    def difference(self, group: str, baseline: str, metric: str, column: str) -> Difference:
-        """Paired over images, see paired.py."""
-        return paired_difference(self.columns(group, metric)[column], self.columns(baseline, metric)[column])
+    def difference(self, group: str, baseline: str, metric: str, column: str, against: str | None = None) -> Difference:
+        """Paired over images, see paired.py. `against`: the baseline's column; None for the same one."""
+        theirs = self.columns(baseline, metric)[against or column]
+        return paired_difference(self.columns(group, metric)[column], theirs)
 
 
 def error_table(result: EvaluationResult, metric: str, baseline: str) -> list[list[str]]:
@@ -139,19 +144,22 @@ def scorer_table(result: EvaluationResult) -> list[list[str]]:
     return rows
 
 
+def evaluation_tables(result: EvaluationResult, baseline: str) -> list[Table]:
+    """Errors by metric, rankings, rounds and scorer, each where there is something to show."""
+    tables = [
+        Table(f"errors-{metric}", f"{heading}, protocol {result.protocol}", error_table(result, metric, baseline))
+        for metric, heading in METRIC_TITLES.items()
+    ]
+    if len(result.rounds) > 1:
+        tables.append(Table("rounds", "by round", round_table(result, baseline)))
+    rankings = ranking_table(result, result.groups[baseline][0])
+    tables.append(Table("rankings", f"rankings of {baseline}'s own hypotheses", rankings))
+    if result.figures.get("scorer"):
+        tables.append(Table("scorer", "scorer on disturbed ground truth", scorer_table(result)))
+    return tables
+
+
 def print_tables(folder: Path, baseline: str | None = None) -> None:
     """All tables of an evaluation, on the terminal."""
     result = EvaluationResult(folder)
-    baseline = baseline or next(iter(result.groups))
-    console = Console(width=None if Console().is_terminal else 150)
-    tables = [(error_table(result, metric, baseline), f"protocol {result.protocol}") for metric in METRIC_TITLES]
-    tables.append((ranking_table(result, result.groups[baseline][0]), f"rankings of {baseline}'s own hypotheses"))
-    if len(result.rounds) > 1:
-        tables.append((round_table(result, baseline), "by round"))
-    if "scorer" in result.figures:
-        tables.append((scorer_table(result), "scorer on disturbed ground truth"))
-    for rows, title in tables:
-        table = Table(*rows[0], title=title)
-        for row in rows[1:]:
-            table.add_row(*row)
-        console.print(table)
+    print_parts(evaluation_tables(result, baseline or next(iter(result.groups))))
