@@ -5,7 +5,10 @@ The losses are in adhmr.objectives, the disturbance in adhmr.preference.noised_t
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
+
+from pydantic import Field
 
 from adhmr.config.base import StrictModel
 
@@ -41,6 +44,16 @@ class NoiseConfig(StrictModel):
     translation: float = 0.0  # metres
     smallest: float = 0.1  # mixed: magnitudes are log-uniform in [smallest, 1] times the values above
     joint_probability: float = 0.7  # mixed: share of the joints that a hypothesis disturbs
+    chain: float = Field(0.0, ge=0, lt=1)  # correlation of a joint's disturbance with its parent's (the root has none)
+
+
+class SampledHypotheses(StrictModel):
+    """Hypotheses of a base model for the scorer to rank beside disturbed ground truths: those that it will be asked
+    about. They are sampled in training, of the augmented crop, by the paper's sampler."""
+
+    base: Path  # weights of the base model; frozen
+    count: int = Field(gt=0)  # of the `hypotheses` of an image, how many are its own
+    ik: Literal["naive", "adaptive"] = "naive"  # as in generation
 
 
 class RankingWeights(StrictModel):
@@ -53,3 +66,14 @@ class RankingWeights(StrictModel):
     heatmap: float = 0.0
     depth: float = 0.0
     sigma: float = 5.0
+
+
+class RegressionWeights(StrictModel):
+    """Weights of the regressor's loss: absolute errors of joints and squared ones of parameters, as in HMR 2.0."""
+
+    rotations: float = 1.0
+    betas: float = 0.02
+    joints3d: float = 5.0  # about the pelvis, metres
+    joints2d: float = 2.0  # of the predicted body in the predicted camera, half crops
+    heatmap: float = 0.0  # of an encoder that trains, as in the base model's loss
+    depth: float = 0.0

@@ -16,8 +16,9 @@ from adhmr.config.common import StageConfig, TrainingStage, check_crop
 from adhmr.config.data import DataConfig, DataSetConfig, ShardFolder, folder_name
 from adhmr.config.evaluation import EvaluateStage, ReportStage, ScorersStage
 from adhmr.config.generation import GenerateStage
-from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights
+from adhmr.config.losses import DenoisingWeights, NoiseConfig, RankingWeights, SampledHypotheses
 from adhmr.config.model import BaseModelConfig, ScorerConfig, ViTConfig
+from adhmr.config.regressor import RegressorsStage, RegressorStage
 
 
 # ------------------------------------------------------------------------------------------------ embedded data
@@ -82,6 +83,7 @@ class ScorerStage(TrainingStage):
     model: ScorerConfig
     hypotheses: int = Field(15, gt=1)
     noise: NoiseConfig = NoiseConfig()
+    sampled: SampledHypotheses | None = None  # some of the hypotheses are a base model's own
     loss: RankingWeights = RankingWeights()
     metric_vertices: int = 0  # vertices in the vertex errors, evenly strided; 0 takes all
     encoder_weights: Path | None = None
@@ -130,9 +132,11 @@ Stage = Annotated[
     | GenerateStage
     | ReferenceStage
     | DpoStage
+    | RegressorStage
     | CleanStage
     | EvaluateStage
     | ScorersStage
+    | RegressorsStage
     | ReportStage,
     Field(discriminator="stage"),
 ]

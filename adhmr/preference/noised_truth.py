@@ -14,7 +14,7 @@ from adhmr.body.body_model import BodyModel
 from adhmr.body.camera import uvd_from_joints
 from adhmr.body.hypotheses import Hypotheses
 from adhmr.body.kinematics import swing_twist
-from adhmr.body.skeleton import JOINT_NAMES
+from adhmr.body.skeleton import JOINT_NAMES, PARENTS
 from adhmr.config.losses import NoiseConfig
 from adhmr.preference.mesh_errors import mesh_errors
 
@@ -40,10 +40,23 @@ def draw_pose_noise(config: NoiseConfig, count: int, rng: np.random.Generator) -
         rest *= magnitude(count, 1)
     scale[:, :NUM_POSE] = np.broadcast_to(joints, (count, 24, 3)).reshape(count, NUM_POSE)
     scale[:, NUM_POSE:] = rest
-    return (scale * rng.standard_normal(scale.shape)).astype(np.float32)
+    drawn = rng.standard_normal(scale.shape)
+    if config.chain:
+        _follow_parents(drawn[:, :NUM_POSE].reshape(count, 24, 3), config.chain)
+    return (scale * drawn).astype(np.float32)
 
 
-class NoisedTruth(NamedTuple):
+def _follow_parents(drawn: np.ndarray, correlation: float) -> None:
+    """Makes standard normal draws (count, 24, 3), a view, correlate along the limbs; each stays standard normal."""
+    for joint in range(2, 24):  # in order down the chain; what hangs at the root is free of it
+        parent = PARENTS[joint]
+        if parent > 0:
+            drawn[:, joint] = correlation * drawn[:, parent] + np.sqrt(1.0 - correlation**2) * drawn[:, joint]
+
+
+class MeasuredHypotheses(NamedTuple):
+    """What a scorer learns to rank."""
+
     hypotheses: Hypotheses  # with twists and rotations
     errors: Tensor  # (N, M, 4) metres, in the order of mesh_errors.ERROR_NAMES
 
@@ -59,7 +72,7 @@ def as_hypotheses(body: BodyModel, pose: Tensor, betas: Tensor, translation: Ten
 
 
 @torch.no_grad()
-def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, Any], noise: Tensor) -> NoisedTruth:
+def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, Any], noise: Tensor) -> MeasuredHypotheses:
     """Disturb the labels of a batch by `noise` (N, M, 85) and measure what that costs.
 
     `error_body` is `body`, or a VertexSubset of it for cheaper vertex errors.
@@ -70,4 +83,4 @@ def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, 
     hypotheses = as_hypotheses(body, pose, betas, translation, batch["intrinsics"])
     truth = roma.rotvec_to_rotmat(batch["pose"])
     errors = mesh_errors(error_body, hypotheses.rotations, betas, truth, batch["betas"], chunk=1024)
-    return NoisedTruth(hypotheses, errors)
+    return MeasuredHypotheses(hypotheses, errors)

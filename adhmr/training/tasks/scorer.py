@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,25 +17,31 @@ from adhmr.data.schema import RawSample
 from adhmr.data.transforms import LabelledCrop
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.scorer import HMRScorer
-from adhmr.models.weights import load_encoder_weights
+from adhmr.models.weights import load_encoder_weights, load_model
 from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
 from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, WORST_ERROR, calibration_loss, rank_loss
+from adhmr.preference.hypotheses import POSE_SIZE
 from adhmr.preference.mesh_errors import ERROR_NAMES
-from adhmr.preference.noised_truth import draw_pose_noise, noised_truth
+from adhmr.preference.noised_truth import MeasuredHypotheses, draw_pose_noise, noised_truth
+from adhmr.preference.own_hypotheses import joined, own_hypotheses
 from adhmr.training.frozen import leave_out, whole
 from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
 
 
 class ScorerTransform:
-    """Crop, augment, and draw the noise of the hypotheses."""
+    """Crop, augment, and draw the noise of the hypotheses: of `disturbed` ground truths, of `sampled` ones."""
 
-    def __init__(self, crop: LabelledCrop, noise: NoiseConfig, hypotheses: int):
-        self.crop, self.noise, self.hypotheses = crop, noise, hypotheses
+    def __init__(self, crop: LabelledCrop, noise: NoiseConfig, disturbed: int, sampled: int):
+        self.crop, self.noise, self.disturbed, self.sampled = crop, noise, disturbed, sampled
 
     def __call__(self, sample: RawSample, key: RandomKey) -> dict[str, Any]:
         item = self.crop(sample, key)
-        item["pose_noise"] = draw_pose_noise(self.noise, self.hypotheses, key.rng("pose noise"))  # (M, 85)
+        item["pose_noise"] = draw_pose_noise(self.noise, self.disturbed, key.rng("pose noise"))  # (M, 85)
+        if self.sampled:
+            noise = key.rng("hypotheses").standard_normal((self.sampled, POSE_SIZE), np.float32)
+            noise[0] = 0.0  # the hypothesis that is looked at most
+            item["hypothesis_noise"] = noise  # (M, 133)
         return item
 
 
@@ -56,6 +63,7 @@ class ScorerTask(Task):
         for name, parameter in self.model.encoder.named_parameters():
             if name.startswith(SHAPE_PARTS):
                 parameter.requires_grad_(False)
+        self.base = None if config.sampled is None else load_model(config.sampled.base, "base").requires_grad_(False)
         self.body = BodyModel(config.body)
         self.error_body = VertexSubset(self.body, config.metric_vertices) if config.metric_vertices else self.body
 
@@ -63,6 +71,8 @@ class ScorerTask(Task):
         self.model.encoder.to(device)
         self.body.to(device)
         self.error_body.to(device)
+        if self.base is not None:
+            self.base.to(device)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         inside = set(self.model.encoder.parameters())
@@ -73,11 +83,24 @@ class ScorerTask(Task):
     def transform(self) -> ScorerTransform:
         data = self.config.data
         crop = LabelledCrop(data.crop, data.augment, data.sets)
-        return ScorerTransform(crop, self.config.noise, self.config.hypotheses)
+        sampled = 0 if self.config.sampled is None else self.config.sampled.count
+        return ScorerTransform(crop, self.config.noise, self.config.hypotheses - sampled, sampled)
+
+    def hypotheses(self, batch: Batch) -> MeasuredHypotheses:
+        """Disturbed ground truths, and the base model's own where there is one."""
+        disturbed = noised_truth(self.body, self.error_body, batch, batch["pose_noise"])
+        if self.base is None:
+            return disturbed
+        own = own_hypotheses(
+            *(self.base, self.body, self.error_body, batch, batch["hypothesis_noise"]),
+            precision=self.config.train.precision,
+            ik=self.config.sampled.ik,
+        )
+        return joined(disturbed, own)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.config.loss
-        truth = noised_truth(self.body, self.error_body, batch, batch["pose_noise"])
+        truth = self.hypotheses(batch)
         features, raw = model(batch["image"], truth.hypotheses)
         parts = {
             name: rank_loss(raw, truth.errors[..., index], weights.sigma) for index, name in enumerate(ERROR_NAMES)
