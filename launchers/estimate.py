@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from adhmr.config.alignment import DpoStage
 from adhmr.config.common import TrainingStage
 from adhmr.config.loading import load_config
+from adhmr.config.regressor import RegressorStage
 from adhmr.config.stages import BaseStage, ScorerStage, Stage
 from adhmr.data.steps import micro_batches
 from adhmr.training.tracking import read_metrics
@@ -88,10 +89,12 @@ def _parameters(config: TrainingStage) -> int | None:
     import torch  # seconds
 
     from adhmr.models.base_model import BaseModel
+    from adhmr.models.regressor import Regressor
     from adhmr.models.scorer import HMRScorer
 
+    networks = {ScorerStage: HMRScorer, RegressorStage: Regressor}
     with torch.device("meta"):  # shapes without memory
-        model = HMRScorer(config.model) if isinstance(config, ScorerStage) else BaseModel(config.model)
+        model = networks.get(type(config), BaseModel)(config.model)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

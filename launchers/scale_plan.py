@@ -58,7 +58,7 @@ def plan_sizes(
     Raises AdhmrError: no stage that trains, or a batch that does not divide.
     """
     if not config.trains:
-        raise AdhmrError(f"stage {config.stage} does not train: expected a base, scorer or dpo stage")
+        raise AdhmrError(f"stage {config.stage} does not train: expected a base, scorer, regressor or dpo stage")
     at_home = allocation_of(config, cluster)
     train = config.train
     if train.global_batch % at_home.ranks:

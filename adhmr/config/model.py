@@ -1,4 +1,4 @@
-"""Configuration of the networks: image encoder, denoiser (HypoNet), scorer (HMR-Scorer).
+"""Configuration of the networks: image encoder, denoiser (HypoNet), scorer (HMR-Scorer), regressor.
 
 The defaults are the paper's sizes; configs/models/ holds the presets. Training hyper-parameters are in training.py.
 """
@@ -199,6 +199,20 @@ class BaseModelConfig(StrictModel):
         _check_widths(self.denoiser, self.encoder, (self.crop_size, self.crop_size))
         if not self.encoder.betas_head:
             raise ValueError("encoder.betas_head must be true: the base model's shape comes from it")
+        return self
+
+
+class RegressorConfig(TransformerConfig):
+    """The deterministic regressor: an encoder and a transformer over its joints, for square crops of `crop_size` px."""
+
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig)
+    crop_size: int = Field(256, gt=0)
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> "RegressorConfig":
+        _check_widths(self, self.encoder, (self.crop_size, self.crop_size))
+        if not self.encoder.betas_head:
+            raise ValueError("encoder.betas_head must be true: the regressor's shape starts at the encoder's")
         return self
 
 

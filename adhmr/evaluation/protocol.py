@@ -16,6 +16,7 @@ from adhmr.body.root_depth import estimate_root_depth
 from adhmr.body.skeleton import H36M_NAMES
 from adhmr.config.evaluation import EvaluateStage
 from adhmr.config.protocol import ProtocolConfig
+from adhmr.config.regressor import RegressorsStage
 from adhmr.errors import AdhmrError
 from adhmr.preference.hypotheses import pose_hypotheses
 from adhmr.preference.mesh_errors import AnnotatedJoints
@@ -28,7 +29,7 @@ def rows_of(protocol: ProtocolConfig, size: int, limit: int | None) -> range:
     return range(0, size, protocol.stride)[:limit]
 
 
-def load_regressor(config: EvaluateStage, body: BodyModel) -> JointRegressor | None:
+def load_regressor(config: EvaluateStage | RegressorsStage, body: BodyModel) -> JointRegressor | None:
     """The regressor of Human3.6M's joints, where the protocol counts them; raises AdhmrError for one of other joints or
     another body."""
     if config.regressor is None:

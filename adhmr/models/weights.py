@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from adhmr.config.model import BaseModelConfig, EncoderConfig, ScorerConfig
+from adhmr.config.model import BaseModelConfig, EncoderConfig, RegressorConfig, ScorerConfig
 from adhmr.errors import AdhmrError
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageEncoder
+from adhmr.models.regressor import Regressor
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.vit import ViTEncoder
 
@@ -33,6 +34,7 @@ BUILDERS: dict[str, tuple[type[nn.Module], type]] = {
     "base": (BaseModel, BaseModelConfig),
     "scorer": (HMRScorer, ScorerConfig),
     "encoder": (ImageEncoder, EncoderConfig),
+    "regressor": (Regressor, RegressorConfig),
 }
 
 
@@ -124,7 +126,7 @@ def weights_hash(path: str | Path) -> str:
 def load_model(path: str | Path, kind: str) -> nn.Module:
     """Build the model that a weight file describes and load it, in fp32 and eval mode.
 
-    kind: "base" -> BaseModel, "scorer" -> HMRScorer, "encoder" -> ImageEncoder.
+    kind: "base" -> BaseModel, "scorer" -> HMRScorer, "encoder" -> ImageEncoder, "regressor" -> Regressor.
     Raises AdhmrError for a file of another kind, a configuration that is not understood, or tensors that do not fit.
     """
     state, metadata = load_weights(path)

@@ -8,6 +8,7 @@ from importlib import import_module
 from adhmr.body.body_model import body_hash
 from adhmr.config.alignment import DpoStage
 from adhmr.config.common import TrainingStage
+from adhmr.config.regressor import RegressorStage
 from adhmr.config.stages import BaseStage, ScorerStage
 from adhmr.data.stream import open_sets
 from adhmr.models.weights import weights_hash
@@ -18,6 +19,7 @@ from adhmr.training.trainer import Trainer
 TASKS: dict[type[TrainingStage], str] = {
     BaseStage: "adhmr.training.tasks.base:BaseTask",
     ScorerStage: "adhmr.training.tasks.scorer:ScorerTask",
+    RegressorStage: "adhmr.training.tasks.regressor:RegressorTask",
     DpoStage: "adhmr.training.tasks.dpo:DpoTask",
 }
 
@@ -26,7 +28,7 @@ DATA_PLAN = ("workers", "period", "block", "window", "phases", "skip_ranges")
 WEIGHT_FILES = ("base", "base_ema", "reference", "encoder_weights", "mean_betas")
 
 # The trainer looks at optim and train itself, adhmr.data.step_plan at the sets and their mixtures; weights and bodies
-# count by their hash, not by place. Only a scorer learns from the body; the other tasks just validate with it.
+# count by their hash, not by place. Only scorers and regressors learn from the body; other tasks just validate with it.
 NO_PART_OF_THE_RESULT = {
     "output": True,
     "threads": True,
@@ -62,7 +64,7 @@ def run_stage(config: TrainingStage) -> None:
     settings = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
     weights = {name: getattr(config, name, None) for name in WEIGHT_FILES}
     read = {name: weights_hash(path) for name, path in weights.items() if path is not None}
-    if isinstance(config, ScorerStage):
+    if isinstance(config, ScorerStage | RegressorStage):
         read["body"] = body_hash(config.body)
     trainer = Trainer(
         task,

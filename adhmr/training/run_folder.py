@@ -15,7 +15,7 @@ def config_of(run: Path) -> TrainingStage:
     """Raises AdhmrError when it is no folder of a training run."""
     config = load_config(run / "config.yaml", [], TypeAdapter(Stage))
     if not config.trains:
-        raise AdhmrError(f"{run} is a run of stage {config.stage}: expected a base, scorer or dpo run")
+        raise AdhmrError(f"{run} is a run of stage {config.stage}: expected a base, scorer, regressor or dpo run")
     return config
 
 
