@@ -24,11 +24,15 @@ def rank_loss(raw: torch.Tensor, error: torch.Tensor, sigma: float = 5.0) -> tor
     return F.binary_cross_entropy_with_logits(logits, better, reduction="none").sum(1).mean()
 
 
+def target_score(error: torch.Tensor, worst: float = WORST_ERROR) -> torch.Tensor:
+    """The score that a hypothesis of this error in metres should have: (worst - error) / (worst - 10 mm), in [0, 1]."""
+    return ((worst - error) / (worst - PERFECT_ERROR)).clamp(0.0, 1.0)
+
+
 def calibration_loss(raw: torch.Tensor, error: torch.Tensor, worst: float = WORST_ERROR) -> torch.Tensor:
-    """Mean squared difference of the score from clip((worst - error) / (worst - 10 mm), 0, 1).
+    """Mean squared difference of the score from `target_score`.
 
     raw (N, M), error (N, M) metres. Ranking alone compares hypotheses of one image; this makes scores comparable
     between images, which cleaning needs.
     """
-    target = ((worst - error) / (worst - PERFECT_ERROR)).clamp(0.0, 1.0)
-    return F.mse_loss(score_of(raw.float()), target)
+    return F.mse_loss(score_of(raw.float()), target_score(error, worst))

@@ -34,8 +34,16 @@ class Scoring:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
             images, hypotheses = self.scorer.framed(images, hypotheses)
             seen = features if self.shared else self.scorer.features(images)
-            raw = torch.empty(hypotheses.uvd.shape[:2], device=images.device)
-            for rows, columns in blocks(*raw.shape, self._per_call):
-                some = hypotheses.block(rows, columns)
-                raw[rows, columns] = self.scorer.score(seen.index(rows), some, tuple(images.shape[-2:])).float()
-        return raw
+            return raw_scores(self.scorer, seen, hypotheses, images.shape[-2:], self._per_call)
+
+
+def raw_scores(
+    scorer: HMRScorer, features: ImageFeatures, hypotheses: Hypotheses, crop_shape: torch.Size, per_call: int | None
+) -> Tensor:
+    """(N, M) of hypotheses in the pixels of crops (height, width), of which the scorer's encoder gave `features`; at
+    most `per_call` hypotheses in one call of the network."""
+    raw = torch.empty(hypotheses.uvd.shape[:2], device=hypotheses.uvd.device)
+    for rows, columns in blocks(*raw.shape, per_call):
+        some = hypotheses.block(rows, columns)
+        raw[rows, columns] = scorer.score(features.index(rows), some, tuple(crop_shape)).float()
+    return raw
