@@ -13,7 +13,7 @@ import click
 from adhmr.errors import AdhmrError
 from launchers.checks import check_partition, check_stage
 from launchers.cluster import Allocation, ClusterConfig, allocation_of
-from launchers.pipeline_jobs import Job, jobs_of
+from launchers.pipeline_jobs import Job, jobs_of, left_out_of
 from launchers.pipeline_plan import PlannedStage
 from launchers.slurm_queue import Queue
 from launchers.stage_record import Fingerprint
@@ -42,7 +42,9 @@ def run_on_cluster(
             does not answer. Nothing was submitted then.
     """
     queue = Queue()
-    steps = _steps(stages, jobs_of(stages, queue, click.echo), accept_code)
+    jobs = jobs_of([*stages, *left_out_of(stages)], queue, click.echo)
+    steps = _steps(stages, jobs, accept_code)
+    _check_left_out(steps, jobs)
     _check(steps, cluster)
     ids: dict[str, str] = {}  # name of a run -> the job that its readers wait for
     for number, step in enumerate(steps, 1):
@@ -100,6 +102,18 @@ def _steps(stages: list[PlannedStage], jobs: dict[str, Job], accept_code: Collec
             )
         steps[stage.name] = Step(stage, stands, job, submit=waits, stale=waits)
     return list(steps.values())
+
+
+def _check_left_out(steps: list[Step], jobs: dict[str, Job]) -> None:
+    """Raises AdhmrError: a job of a run that is left out would be taken its input away."""
+    for step in (step for step in steps if step.submit):
+        for run in step.stage.left_out:
+            job = jobs.get(run.name)
+            if job is not None and job.lives:
+                raise AdhmrError(
+                    f"{run.folder}: {job}, but what it reads ({step.stage.name}) is to be made anew; "
+                    f"stop it first: adhmr cancel {run.folder}"
+                )
 
 
 def _check(steps: list[Step], cluster: ClusterConfig) -> None:

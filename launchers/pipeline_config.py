@@ -15,9 +15,10 @@ EACH_ROUND = "each_round"
 class PipelineStage(StrictModel):
     """One run, or one for each combination of `for_each` values and, if it belongs to a round, for each round.
 
-    In strings of `values`, {output} stands for the pipeline's folder, {NAME} for the value of that name in `for_each`;
-    in a stage of a round, {round} for its number, from 1, {former} for the number before, and {NAME} for what
-    `handed_on` calls so. An item {each_round: ITEM} of a list, in a stage of no round, stands for one ITEM a round.
+    In strings of `values`, {output} stands for the pipeline's folder, {NAME} for the value of that name in `for_each`
+    or for a variable of the pipeline; in a stage of a round, {round} for its number, from 1, {former} for the number
+    before, and {NAME} for what `handed_on` calls so. An item {each_round: ITEM} of a list, in a stage of no round,
+    stands for one ITEM a round. `config` and `for_each` know the pipeline's variables alone.
     """
 
     name: str = Field(pattern=r"^[\w-]+$")  # a folder's name
@@ -25,7 +26,7 @@ class PipelineStage(StrictModel):
     after: list[str] = []  # names of stages whose results this one reads; within a round, those of the same round
     each_round: bool = False  # belongs to a round: NAME-r1, NAME-r2, ...
     after_former: list[str] = []  # names of stages whose results of the former round it reads; in round 1 nothing
-    for_each: dict[str, list[Any]] = {}
+    for_each: dict[str, list[Any] | str] = {}  # a text: the {NAME} of a variable that is a list
     values: dict[str, Any] = {}  # dotted key -> value, over those of the stage's file
 
 
@@ -39,6 +40,7 @@ class HandedOn(StrictModel):
 class PipelineConfig(StrictModel):
     name: str
     output: Path  # every stage writes to output/<stage name>
+    variables: dict[str, Any] = {}  # placeholder -> what it stands for everywhere; NAME=VALUE on the command line
     rounds: int | None = Field(None, gt=0)  # how often the stages with each_round are run
     handed_on: dict[str, HandedOn] = {}  # placeholder -> what it stands for in the stages of a round
     stages: list[PipelineStage]
@@ -49,6 +51,20 @@ class PipelineConfig(StrictModel):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             raise ValueError(f"two stages are called {repeated[0]}; their folders would be one")
+        return self
+
+    @model_validator(mode="after")
+    def _check_variables(self) -> PipelineConfig:
+        taken = dict.fromkeys(type(self).model_fields, "a key of a pipeline")
+        taken |= dict.fromkeys(("round", "former"), "a placeholder of rounds")
+        taken |= dict.fromkeys(self.handed_on, "in handed_on")
+        for stage in self.stages:
+            taken |= {stage.name: "the name of a stage"} | dict.fromkeys(stage.for_each, f"in for_each of {stage.name}")
+        for name in self.variables:
+            if not name.isidentifier():
+                raise ValueError(f"variables: '{name}' is no name; use letters, digits and underscores")
+            if name in taken:
+                raise ValueError(f"variables: {name} is {taken[name]} already; give the variable another name")
         return self
 
     @model_validator(mode="after")

@@ -6,13 +6,13 @@ Nothing is submitted or cancelled here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adhmr.errors import AdhmrError
 from launchers.job_state import UNSETTLED, decide
 from launchers.launch_folder import JobRecord, LaunchFolder
-from launchers.pipeline_plan import PlannedStage
+from launchers.pipeline_plan import LeftOut, PlannedStage
 from launchers.run_files import read_run
 from launchers.slurm_queue import Answer, Queue
 
@@ -49,7 +49,7 @@ class Job:
         return f"job {self.record.job_id} {self.state}{why}"
 
 
-def jobs_of(stages: list[PlannedStage], queue: Queue, say: Callable[[str], None]) -> dict[str, Job]:
+def jobs_of(stages: Sequence[PlannedStage | LeftOut], queue: Queue, say: Callable[[str], None]) -> dict[str, Job]:
     """Name of a run -> its latest job, of those that were ever submitted. Waits while Slurm is undecided on one.
 
     Raises AdhmrError: Slurm does not answer, or does not make up its mind.
@@ -90,3 +90,8 @@ def _is_over(record: JobRecord, answer: Answer, alive: bool) -> bool:
     return all(
         row.state in ENDED and row.ended is not None and time.time() - row.ended > UNSETTLED for row in answer.queued
     )
+
+
+def left_out_of(stages: Sequence[PlannedStage]) -> list[LeftOut]:
+    """The runs that read a result of these and are not planned themselves, each once."""
+    return list(dict.fromkeys(run for stage in stages for run in stage.left_out))

@@ -22,22 +22,35 @@ from launchers.submission import submit_config
 
 
 def run_here(
-    name: str, stages: list[PlannedStage], accept_code: Collection[str], lock: int, cluster: ClusterConfig | None
+    name: str,
+    stages: list[PlannedStage],
+    accept_code: Collection[str],
+    lock: int,
+    cluster: ClusterConfig | None,
+    *,
+    keep_going: bool = False,
 ) -> None:
     """lock: a file descriptor that the stages' processes keep open: they may outlive this one when it is killed.
     cluster: of kind local, each stage runs in as many processes as it asks for; None: in one.
+    keep_going: stages that do not need one that failed are run before that is raised.
 
     Raises:
         AdhmrError: a stage failed; its message names the stage and how to continue.
     """
     console = Console()
     started = time.time()
+    missing: dict[str, str] = {}  # run -> why there is no result of it
     for number, stage in enumerate(stages, 1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         stands = standing(stage, accept_code)
         if stands.state == "done":
             accept(stage)
             console.print(f"{title}: done ({stands.seconds:.0f} s)", highlight=False)
+            continue
+        lacking = [one.name for one in stage.inputs if one.name in missing]
+        if lacking:
+            missing[stage.name] = f"needs {', '.join(lacking)}"
+            console.print(f"{title}: not run, it {missing[stage.name]}", highlight=False, soft_wrap=True)
             continue
         if stands.state == "other":
             old = set_aside(stage.folder)
@@ -56,9 +69,18 @@ def run_here(
             code = submit_config(stage.config, cluster, stage.name, str(stage.fingerprint)).code
         if code == EXIT_REQUEUE:
             raise SystemExit(EXIT_REQUEUE)  # the stage was asked to stop and has saved; the same command goes on
-        if code != 0:
+        if code == 0:
+            mark_done(stage.folder, time.time() - begun)
+            continue
+        if not keep_going:
             raise AdhmrError(f"stage {stage.name} ended with exit code {code}, see above; the same command goes on")
-        mark_done(stage.folder, time.time() - begun)
+        missing[stage.name] = f"exit code {code}"
+        console.print(f"{title}: ended with exit code {code}, see above", highlight=False)
+    if missing:
+        why = "; ".join(f"{run}: {reason}" for run, reason in missing.items())
+        raise AdhmrError(
+            f"{name}: {len(missing)} of {len(stages)} stages are not done ({why}); the same command goes on"
+        )
     console.print(f"{name}: all {len(stages)} stages are done ({time.time() - started:.0f} s)", highlight=False)
 
 

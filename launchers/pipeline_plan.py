@@ -8,7 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from adhmr.config.loading import load_config
 from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from launchers.code_version import code_files
-from launchers.pipeline_config import EACH_ROUND, PipelineConfig, PipelineStage
+from launchers.pipeline_config import PipelineConfig, PipelineStage
+from launchers.pipeline_placeholders import filled, with_variables
 from launchers.stage_inputs import content, paths_read
 from launchers.stage_record import Fingerprint, digest
 
@@ -34,6 +36,7 @@ class PlannedStage:
         """stage: its name in the file; outside: hashes of the files it reads that no stage of the pipeline makes."""
         self.stage, self.name, self.config, self.inputs = stage, name, config, inputs
         self.folder = Path(config.output)
+        self.left_out: list[LeftOut] = []  # runs that read its result and that nobody asked for
         given = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT, exclude_defaults=True)
         whole = config.model_dump(mode="json", exclude=NO_PART_OF_THE_RESULT)
         # A default belongs to the code: a new key is another version of the code, not another setting.
@@ -48,22 +51,25 @@ class PlannedStage:
         return f"PlannedStage({self.name})"
 
 
-def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
-    """The runs of a pipeline in order. Overrides are `stage.key=value`; `output=FOLDER`, `rounds=N` are the pipeline's.
+@dataclass(frozen=True)
+class LeftOut:
+    """A run of the pipeline that is not planned, because only others were asked for."""
+
+    name: str
+    folder: Path
+
+
+def plan_pipeline(path: Path, overrides: list[str], wanted: Collection[str] = ()) -> list[PlannedStage]:
+    """The runs of a pipeline in order. Overrides are `stage.key=value`; `output=FOLDER`, `rounds=N` and
+    `VARIABLE=VALUE` are the pipeline's.
+
+    wanted: stages, or runs of them, that are planned with what they need; none: all.
 
     Raises:
-        AdhmrError: an unknown stage in `after` or in an override, a stage's configuration is wrong, or it reads what a
-            stage makes that it does not come after.
+        AdhmrError: an unknown stage in `after`, in an override or in `wanted`, a stage's configuration is wrong, or it
+            reads what a stage makes that it does not come after.
     """
-    own = [text for text in overrides if text.split("=")[0].split(".")[0] in PipelineConfig.model_fields]
-    pipeline = load_config(path, own, PipelineConfig)
-    names = [stage.name for stage in pipeline.stages]
-    for text in (text for text in overrides if text not in own):
-        name, dot, _ = text.partition(".")
-        if name not in names:
-            raise AdhmrError(f"override {text}: no stage of that name; the stages are {', '.join(names)}")
-        if not dot:
-            raise AdhmrError(f"override {text}: expected stage.key=value, for example {name}.seed=1")
+    pipeline = _load(path, overrides)
     drafts = list(_drafts(path, pipeline, overrides))
     folders: dict[str, str] = {}  # folder of a run -> its stage
     for stage, name, *_ in drafts:
@@ -71,11 +77,52 @@ def plan_pipeline(path: Path, overrides: list[str]) -> list[PlannedStage]:
             raise AdhmrError(f"{path}: a run of stage {stage.name} and one of {folders[name]} are both called {name}")
         folders[name] = stage.name
     inputs_of = {name: inputs for _, name, _, inputs in drafts}
+    needed = _needed(drafts, wanted, inputs_of)
     planned: dict[str, PlannedStage] = {}
     for stage, name, config, inputs in drafts:
+        if name not in needed:
+            for read in _all_before(name, inputs_of) & set(planned):
+                planned[read].left_out.append(LeftOut(name, Path(config.output)))
+            continue
         outside = _outside(path, name, config, pipeline.output, folders, _all_before(name, inputs_of))
         planned[name] = PlannedStage(stage.name, name, config, [planned[one] for one in inputs], outside)
     return list(planned.values())
+
+
+def _load(path: Path, overrides: list[str]) -> PipelineConfig:
+    """The pipeline's file with its own overrides; those of stages are checked for a stage of that name."""
+
+    def first(text: str) -> str:
+        return text.split("=")[0].split(".")[0]
+
+    own = [text for text in overrides if first(text) in set(PipelineConfig.model_fields) - {"variables"}]
+    variables = load_config(path, own, PipelineConfig).variables
+    own += [f"variables.{text}" for text in overrides if first(text) in variables]
+    pipeline = with_variables(path, load_config(path, own, PipelineConfig))
+    names = [stage.name for stage in pipeline.stages]
+    for text in overrides:
+        if text in own or first(text) in variables:
+            continue
+        if first(text) not in names:
+            also = f", the variables {', '.join(variables)}" if variables else ""
+            raise AdhmrError(f"override {text}: no stage of that name; the stages are {', '.join(names)}{also}")
+        if "." not in text.split("=")[0]:
+            raise AdhmrError(f"override {text}: expected stage.key=value, for example {first(text)}.seed=1")
+    return pipeline
+
+
+def _needed(drafts: list[Draft], wanted: Collection[str], inputs_of: dict[str, list[str]]) -> set[str]:
+    """Names of the runs that are asked for and of those that they read, directly or through others."""
+    if not wanted:
+        return set(inputs_of)
+    needed: set[str] = set()
+    for one in wanted:
+        runs = [name for stage, name, *_ in drafts if one in (stage.name, name)]
+        if not runs:
+            names = ", ".join(dict.fromkeys(stage.name for stage, *_ in drafts))
+            raise AdhmrError(f"--for {one}: no stage of that name; expected one of {names}")
+        needed |= {before for name in runs for before in (name, *_all_before(name, inputs_of))}
+    return needed
 
 
 Draft = tuple[PipelineStage, str, StageConfig, list[str]]  # the stage, and of a run: name, configuration, inputs
@@ -94,18 +141,18 @@ def _drafts(path: Path, pipeline: PipelineConfig, overrides: list[str]) -> Itera
             inputs.extend(one for runs in found for one in runs)
         if number is not None and number > 1:
             inputs.extend(one for name in stage.after_former for one in made[name, number - 1])
-        fill: dict[str, Any] = {"output": pipeline.output}
+        fill: dict[str, Any] = {"output": pipeline.output, **pipeline.variables}
         if number is not None:
             fill |= {"round": number, "former": number - 1}
             handed = {name: text.first if number == 1 else text.then for name, text in pipeline.handed_on.items()}
-            fill |= {name: _filled(text, fill, f"{path}: handed_on") for name, text in handed.items()}
+            fill |= {name: filled(text, fill, f"{path}: handed_on") for name, text in handed.items()}
         mine = [text.split(".", 1)[1] for text in overrides if text.split(".")[0] == stage.name]
         runs = made[stage.name, number] = []
         for chosen in itertools.product(*stage.for_each.values()):
             of_a_round = [] if number is None else [f"r{number}"]
             name = "-".join([stage.name, *of_a_round, *map(str, chosen)])
             rounds = None if stage.each_round else pipeline.rounds
-            given = _filled(stage.values, {**fill, **dict(zip(stage.for_each, chosen))}, "values", rounds)
+            given = filled(stage.values, {**fill, **dict(zip(stage.for_each, chosen))}, "values", rounds)
             texts = [
                 f"{key}={json.dumps(value)}" for key, value in {"output": str(pipeline.output / name), **given}.items()
             ]
@@ -122,28 +169,6 @@ def _in_order(pipeline: PipelineConfig) -> Iterator[tuple[int | None, PipelineSt
             yield None, stage
         elif stage is inside[0]:
             yield from itertools.product(range(1, (pipeline.rounds or 0) + 1), inside)
-
-
-def _filled(value: Any, fill: dict[str, Any], where: str, rounds: int | None = None) -> Any:
-    """`value` with the placeholders in its strings replaced; a string that is one placeholder takes its type."""
-    if isinstance(value, dict):
-        return {key: _filled(item, fill, where, rounds) for key, item in value.items()}
-    if isinstance(value, list):
-        items = []
-        for item in value:
-            if isinstance(item, dict) and set(item) == {EACH_ROUND} and rounds is not None:
-                numbers = range(1, rounds + 1)
-                items.extend(_filled(item[EACH_ROUND], {**fill, "round": number}, where) for number in numbers)
-            else:
-                items.append(_filled(item, fill, where, rounds))
-        return items
-    if not isinstance(value, str):
-        return value
-    alone = value[1:-1] if value.startswith("{") and value.endswith("}") else None
-    try:
-        return fill[alone] if alone in fill and alone != "output" else value.format_map(fill)
-    except (KeyError, IndexError, ValueError):
-        raise AdhmrError(f"{where}: '{value}' has another placeholder than {', '.join(fill)}") from None
 
 
 def _all_before(name: str, inputs: dict[str, list[str]]) -> set[str]:

@@ -86,6 +86,8 @@ def submit(stage_file: Path, overrides: tuple[str, ...], cluster: str, dry_run: 
     metavar="STAGE|all",
     help="Results of STAGE count although another version of the code made them; repeatable.",
 )
+@click.option("--for", "wanted", multiple=True, metavar="STAGE", help="Only STAGE and what it needs; repeatable.")
+@click.option("--keep-going", is_flag=True, help="After a stage that failed here, run those that do not need it.")
 def pipeline(
     pipeline_file: Path,
     overrides: tuple[str, ...],
@@ -93,8 +95,19 @@ def pipeline(
     dry_run: bool,
     wait: bool,
     accept_code: tuple[str, ...],
+    wanted: tuple[str, ...],
+    keep_going: bool,
 ) -> None:
-    """Run a chain of stages: adhmr pipeline PIPE.yaml [stage.a.b=c ...]. A rerun continues."""
+    """Run a chain of stages: adhmr pipeline PIPE.yaml [variable=value ...] [stage.a.b=c ...]. A rerun continues."""
     from launchers.pipeline import run_pipeline
 
-    run_pipeline(pipeline_file, list(overrides), cluster=cluster, dry_run=dry_run, wait=wait, accept_code=accept_code)
+    run_pipeline(
+        pipeline_file,
+        list(overrides),
+        cluster=cluster,
+        dry_run=dry_run,
+        wait=wait,
+        accept_code=accept_code,
+        wanted=wanted,
+        keep_going=keep_going,
+    )

@@ -236,7 +236,29 @@ def test_a_dry_run_submits_and_writes_nothing(run, slurm):
     assert slurm.take() == [] and not slurm.output.exists()
 
 
+def test_only_a_part_is_submitted(run, slurm):
+    assert "left: would be submitted" in run(dry_run=True, wanted=["left"]) and slurm.take() == []
+    assert "0 done, 0 in the queue, 2 submitted" in run(wanted=["left"])
+    assert slurm.take() == [("data", []), ("left", ["data"])]
+    assert "2 in the queue, 2 submitted" in run()
+    assert slurm.take() == [("right", ["data"]), ("end", ["left", "right"])]
+
+
+def test_a_part_takes_no_input_from_jobs_that_are_left_out(run, slurm):
+    run()
+    slurm.take()
+    slurm.finish("data", "left")
+    slurm.is_now("right", "RUNNING")
+    assert "all 2 stages are done" in run(wanted=["left"])
+    (slurm.output / "left" / "stage.json").unlink()
+    with pytest.raises(AdhmrError, match=r"out/end: job 103 pending.*what it reads \(left\) is to be made anew"):
+        run(wanted=["left"])
+    assert slurm.take() == [] and not slurm.cancelled
+
+
 def test_mistakes_are_told_before_anything_is_submitted(run, slurm):
+    with pytest.raises(AdhmrError, match="--keep-going is for a pipeline run here"):
+        run(keep_going=True)
     with pytest.raises(AdhmrError, match=r"stage end: resources.gpus_per_node is 4, but .*; nothing was submitted"):
         run("end.resources.gpus_per_node=4")
     with pytest.raises(AdhmrError, match="--wait is for --cluster"):
