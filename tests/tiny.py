@@ -36,6 +36,7 @@ TRANSFORMER = {
 }
 DENOISER = {**TRANSFORMER, "preconditioning": "edm", "anchor": True, "sigma_joint": 6.0}
 BASE = {"encoder": ENCODER, "denoiser": DENOISER, "crop_size": CROP["size"]}
+REGRESSOR = {"encoder": ENCODER, "crop_size": CROP["size"], **TRANSFORMER}
 SCORER = {"encoder": ENCODER, "crop_size": CROP["size"], "relative": True, "hidden_dims": [256, 32], **TRANSFORMER}
 
 
