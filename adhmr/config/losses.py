@@ -75,5 +75,6 @@ class RegressionWeights(StrictModel):
     betas: float = 0.02
     joints3d: float = 5.0  # about the pelvis, metres
     joints2d: float = 2.0  # of the predicted body in the predicted camera, half crops
-    heatmap: float = 0.0  # of an encoder that trains, as in the base model's loss
+    encoder_joints2d: float = 0.0  # this and what follows: an encoder's own, as in the base model's loss
+    heatmap: float = 0.0
     depth: float = 0.0

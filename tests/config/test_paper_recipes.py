@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from adhmr.config.alignment import DpoStage
 from adhmr.config.generation import GenerateStage
 from adhmr.config.loading import load_config
-from adhmr.config.stages import Stage
+from adhmr.config.stages import CleanStage, Stage
 
 PAPER = Path(__file__).resolve().parents[2] / "configs" / "experiments" / "paper"
 RUNS = "runs/paper/"
@@ -39,6 +39,8 @@ def test_whatever_a_recipe_reads_of_the_runs_another_recipe_writes(name):
     for config in RECIPES.values():
         if isinstance(config, GenerateStage):
             made |= {f"{config.output}/{Path(s.path).name}-{ranking}" for s in config.sets for ranking in s.rankings}
+        if isinstance(config, CleanStage):
+            made |= {f"{config.output}/{Path(path).name}" for path in config.sets}
     read = [
         text for text in strings(RECIPES[name].model_dump(mode="json", exclude={"output"})) if text.startswith(RUNS)
     ]

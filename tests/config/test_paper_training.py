@@ -104,3 +104,15 @@ def test_cleaning_is_the_papers():
     assert config.threshold == 0.6 and config.percentile is None
     assert [Path(path).name for path in config.sets] == ["coco-train", "mpii-train", "h36m-train", "3dhp-train"]
     assert config.scorer.parent == recipe("scorer-calibrated").output
+
+
+def test_both_regressors_of_the_cleaning_differ_in_their_data_alone():
+    every, cleaned = recipe("regressor-all"), recipe("regressor-cleaned")
+    ignored = {"output": True, "data": {"sets": {"__all__": {"path"}}}}
+    assert every.model_dump(exclude=ignored) == cleaned.model_dump(exclude=ignored)
+    assert [item.path for item in every.data.sets] == [
+        path for name in ("coco", "mpii", "h36m", "3dhp") for path in recipe("clean").sets if name in path
+    ]
+    tested = recipe("regressors")
+    assert [item.weights.parent for item in tested.models] == [every.output, cleaned.output]
+    assert [item.protocol.title for item in tested.sets] == ["3dpw", "h36m"]

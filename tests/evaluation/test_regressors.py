@@ -114,7 +114,7 @@ def test_what_is_refused(tmp_path, weights, tiny_weights, studio_set):
     twice = [{"name": "all", "weights": weights / "0.safetensors"}] * 2
     with pytest.raises(ValidationError, match="two of models are called all"):
         make_config(tmp_path, weights, studio_set, models=twice)
-    with pytest.raises(ValidationError, match="regressor must name J_regressor_h36m.npy"):
+    with pytest.raises(ValidationError, match=r"regressor must name J_regressor_h36m.npy"):
         make_config(tmp_path, weights, studio_set, sets=[{"path": studio_set, "protocol": {"name": "3dpw"}}])
     with pytest.raises(ValidationError, match="official candidates are chosen by a scorer"):
         official = {"path": studio_set, "protocol": {"name": "3dpw-official"}}

@@ -65,7 +65,8 @@ def test_the_truth_costs_nothing_however_the_crop_was_turned(regressor_config, s
 
 
 def test_the_loss_falls_on_a_fixed_batch_and_adds_its_weighted_parts(regressor_config, studio_set):
-    weights = {"rotations": 1.0, "betas": 0.5, "joints3d": 2.0, "joints2d": 3.0, "heatmap": 0.1, "depth": 4.0}
+    weights = {"rotations": 1.0, "betas": 0.5, "joints3d": 2.0, "joints2d": 3.0}
+    weights |= {"encoder_joints2d": 0.3, "heatmap": 0.1, "depth": 4.0}
     task = RegressorTask(regressor_config(loss=weights))
     batch = batch_of(task, studio_set)
     loss, parts = task.loss(task.model, batch)
@@ -117,5 +118,5 @@ def test_a_run_exports_a_regressor_and_resumes_exactly(regressor_config, tmp_pat
 
 
 def test_crops_of_another_size_are_refused(regressor_config):
-    with pytest.raises(ValidationError, match="data.crop.size is 96, model.crop_size is 64"):
+    with pytest.raises(ValidationError, match=r"data.crop.size is 96, model.crop_size is 64"):
         regressor_config(data={"sets": [{"path": "somewhere"}], "crop": {"size": 96}})

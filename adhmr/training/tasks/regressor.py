@@ -15,7 +15,7 @@ from adhmr.data.transforms import PersonCrop
 from adhmr.evaluation.regressors import validation_errors
 from adhmr.models.regressor import Regressor
 from adhmr.models.weights import load_encoder_weights
-from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss
+from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss, joints2d_loss
 from adhmr.objectives.regression import joints3d_loss, projection_loss, rotation_loss, rotation_weight
 from adhmr.training.frozen import leave_out, whole
 from adhmr.training.parameter_groups import encoder_groups
@@ -65,6 +65,8 @@ class RegressorTask(Task):
             "joints2d": projection_loss(joints, batch["intrinsics"], batch["uvd"][..., :2], seen[..., 0], size),
         }
         target2d = 2.0 * batch["uvd"][..., :2] / size - 1.0  # (N, 29, 2) in [-1, 1]
+        if weights.encoder_joints2d:
+            parts["encoder_joints2d"] = joints2d_loss(features.joints2d, target2d, seen[..., :2])
         if weights.heatmap:
             parts["heatmap"] = heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
         if weights.depth and features.depth is not None:
