@@ -15,12 +15,14 @@ from adhmr.cli.data_sources import convert, sources
 from adhmr.cli.launched import cancel, logs, retry, scale, status
 from adhmr.cli.people import body, infer
 from adhmr.cli.preferences import prefs
+from adhmr.cli.reports import report
 from adhmr.cli.stages import pipeline, run, submit
 from adhmr.cli.weight_files import import_official_command, weights
 from adhmr.errors import AdhmrError
 
 COMMANDS = [
     *(run, submit, pipeline),
+    report,
     *(status, logs, cancel, retry, scale),
     *(body, infer),
     *(data, prefs, checkpoint, weights, import_official_command),

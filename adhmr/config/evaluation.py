@@ -5,13 +5,14 @@ What they do is in adhmr.evaluation; by what rules errors are counted is in prot
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from adhmr.config.base import StrictModel
 from adhmr.config.common import HypothesesStage
 from adhmr.config.data import CropConfig, ShardFolder
+from adhmr.config.generation import Ranking
 from adhmr.config.losses import NoiseConfig
 from adhmr.config.protocol import ProtocolConfig
 
@@ -102,6 +103,8 @@ class ScorersStage(HypothesesStage):
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise ValueError(f"{key}: two are called {repeated[0]}; give each a name of its own")
+        for taken in sorted({name for s in self.scorers for name in (s.name, s.group)} & set(get_args(Ranking))):
+            raise ValueError(f"scorers: '{taken}' is a ranking that is measured beside them; choose another name")
         return self
 
     @model_validator(mode="after")
@@ -118,15 +121,18 @@ class ScorersStage(HypothesesStage):
 
 
 class ReportStage(HypothesesStage):
-    """Tables and pictures from finished runs, as one HTML file that opens without a network."""
+    """Tables, plots and pictures from finished runs, as one HTML file that opens without a network."""
 
     stage: Literal["report"]
     title: str
-    evaluation: Path
+    evaluation: Path  # folder of a finished evaluate stage
+    others: list[Path] = []  # of further finished stages that measure, or of pipelines
     runs: list[Path] = []
     baseline: str = "base"
+    metric: Literal["pve", "mpjpe", "pa_pve", "pa_mpjpe"] = "pve"  # of the table with a line a method
     data: ShardFolder
     crop: CropConfig
-    pictures: int = 12
+    pictures: int = Field(12, ge=0)  # random images
+    extremes: int = Field(6, ge=0)  # worst images, largest gains and largest losses, of each so many
     page: Path | None = None  # where the report goes; output/report.html when not given
-    compared: list[EvaluatedModel] = []
+    compared: list[EvaluatedModel] = []  # drawn; gains and losses are those of the last one

@@ -3,7 +3,6 @@ error are in tables.py and paper_table.py."""
 
 from __future__ import annotations
 
-from adhmr.evaluation.paired import mean_and_spread
 from adhmr.evaluation.paper_table import predictions
 from adhmr.evaluation.sections import Table
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult
@@ -16,11 +15,11 @@ def ablation_table(result: EvaluationResult, baseline: str, metric: str) -> Tabl
     for group, names in result.groups.items():
         cells = []
         for column in columns:
-            cell = mean_and_spread(result.columns(group, metric)[column])
+            cell = f"{result.columns(group, metric)[column].mean():.1f}"
             if group != baseline:
                 change = result.difference(group, baseline, metric, column)
                 cell += f" ({change.mean:+.1f} ± {change.standard_error:.1f})"
             cells.append(cell)
         rows.append([group, str(len(names)), *cells])
-    note = f"Millimetres ± spread over seeds; in brackets the change against {baseline} ± paired standard error."
+    note = f"Millimetres, mean over seeds; in brackets the change against {baseline} ± paired standard error."
     return Table(f"ablation-{metric}", f"{METRIC_TITLES[metric]}, a line a method", rows, note=note)

@@ -60,7 +60,8 @@ def errors_against_hypotheses(result: EvaluationResult, baseline: str) -> bytes:
         below.set_xlabel("hypotheses M", fontsize=9)
         for axis in (above, below):
             axis.set_xscale("log")
-            axis.set_xticks(result.hypotheses, [str(count) for count in result.hypotheses])
+            ticks = sorted({counts[0], *result.hypotheses})
+            axis.set_xticks(ticks, [str(count) for count in ticks])
             axis.set_xticks([], minor=True)
             _plain(axis)
     axes[0, 0].set_ylabel("best of M (mm)\nband: spread over seeds", fontsize=9)

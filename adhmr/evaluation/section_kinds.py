@@ -1,5 +1,5 @@
-"""Which function tells a report about a finished stage. Each kind of stage has a file of its own, which makes paragraphs
-and parts from the files that the stage left, and from nothing else."""
+"""Which function tells a report about a finished stage. Each kind of stage has a file of its own, which makes
+paragraphs and parts from the files that the stage left, and from nothing else."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class SectionKind:
 # kind of stage -> its section; a report has them in this order
 KINDS = {
     "evaluate": SectionKind("errors", "figures.json", "adhmr.evaluation.evaluation_section:section"),
+    "report": SectionKind("pictures", "figures.json", "adhmr.evaluation.pictures_section:section"),
 }
 
 
