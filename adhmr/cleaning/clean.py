@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from adhmr.atomic_file import write_atomically
-from adhmr.cleaning.report import score_sheet, statistics, table
+from adhmr.cleaning.known_mistakes import curves, judged, read_truth
+from adhmr.cleaning.pictures import histogram, mistakes_plot, write_sheets
+from adhmr.cleaning.report import statistics, table
 from adhmr.cleaning.scoring import LabelScorer
 from adhmr.config.stages import CleanStage
 from adhmr.data.claim import claim_folder
@@ -20,7 +22,7 @@ from adhmr.data.schema import decode_record
 from adhmr.data.shard_reader import ShardReader
 from adhmr.data.shard_writer import ShardWriter
 from adhmr.errors import AdhmrError
-from adhmr.models.scorer import score_of
+from adhmr.models.scorer import SCORE_SLOPE, score_of
 from adhmr.progress import track
 
 REQUEST_NAME = "cleaning.json"  # what the shards of a folder depend on
@@ -39,6 +41,11 @@ def kept_rows(raw: np.ndarray, threshold: float | None, percentile: float | None
 def scores_of(raw: np.ndarray) -> np.ndarray:
     """(rows,) scores in [0, 1] of raw ones; NaN stays NaN."""
     return score_of(torch.from_numpy(raw)).numpy()
+
+
+def raw_of(threshold: float) -> float:
+    """The raw score whose score is the threshold: the inverse of scores_of; infinite at 0 and 1."""
+    return float(torch.tensor(threshold, dtype=torch.float64).logit()) / SCORE_SLOPE
 
 
 def score_set(scorer: LabelScorer, reader: ShardReader, folder: Path, unit: int) -> np.ndarray:
@@ -77,11 +84,31 @@ def clean_set(scorer: LabelScorer, path: str | Path, config: CleanStage) -> dict
     if not kept.any():
         best = "none has a score" if np.isnan(raw).all() else f"the best score is {np.nanmax(score):.3f}"
         raise AdhmrError(f"{path}: no label is kept ({best}); see {folder / SCORES_NAME}, and change the limit")
-    figures = statistics(reader.name, raw, score, kept)
-    write_atomically(folder / "statistics.json", json.dumps(figures, indent=1))
-    score_sheet(reader, scorer.crop, raw, kept, config.pictures, folder / "sheet.jpg")
+    figures = _describe(scorer, reader, folder, raw, kept, config)
     write_atomically(folder / KEPT_NAME, "".join(f"{key}\n" for key in np.array(reader.index.keys)[kept]))
     _write_shards(reader, folder, np.flatnonzero(kept), score, {"scorer": request["scorer"], **limit}, config.unit)
+    return figures
+
+
+def _describe(
+    scorer: LabelScorer, reader: ShardReader, folder: Path, raw: np.ndarray, kept: np.ndarray, config: CleanStage
+) -> dict:
+    """Writes the figures of a set, which it returns, and its pictures."""
+    score = scores_of(raw)
+    figures = statistics(reader.name, raw, score, kept)
+    limit = raw_of(config.threshold) if config.percentile is None else np.nanpercentile(raw, config.percentile)
+    limits = (float(limit), float(scores_of(np.float64(limit)[None])[0]))
+    histogram(reader.name, raw, score, kept, limits, folder / "histogram.png")
+    truth = read_truth(reader, scorer.body, raw)
+    if truth is not None:
+        figures["truth"] = judged(raw, kept, truth)
+        found = curves(raw, score, truth)
+        mistakes_plot(reader.name, raw, kept, truth, found, folder / "mistakes.png")
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, pve=truth.errors, kind=truth.kinds, **found)
+        write_atomically(folder / "mistakes.npz", buffer.getvalue())
+    write_sheets(reader, scorer.crop, raw, kept, truth, config.pictures, folder)
+    write_atomically(folder / "statistics.json", json.dumps(figures, indent=1))
     return figures
 
 
@@ -101,6 +128,9 @@ def _write_shards(
 
 def run_stage(config: CleanStage) -> None:
     scorer = LabelScorer(config)
-    text = table([clean_set(scorer, path, config) for path in config.sets])
+    figures = [clean_set(scorer, path, config) for path in config.sets]
+    limit = {"threshold": config.threshold, "percentile": config.percentile}
+    write_atomically(config.output / "figures.json", json.dumps({**limit, "sets": figures}, indent=1))
+    text = table(figures)
     write_atomically(config.output / "table.txt", text)
     print(text, end="", flush=True)

@@ -1,18 +1,11 @@
-"""What cleaning did, to look at: figures and a histogram of scores, and a sheet of the best and the worst labels."""
+"""Figures of what cleaning did, and its tables. Pictures are in pictures.py, figures of known mistakes in
+known_mistakes.py."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adhmr.data.randomness import RandomKey
-from adhmr.data.shard_reader import ShardReader
-from adhmr.data.transforms import PersonCrop
-from adhmr.visualization.drawing import draw_skeleton, draw_text, grid
-from adhmr.visualization.picture_file import write_picture
-
 BINS = 10  # of the histogram, over scores from 0 to 1
-COLUMNS = 8
 
 
 def statistics(name: str, raw: np.ndarray, score: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
@@ -45,7 +38,34 @@ def table(figures: list[dict[str, Any]]) -> str:
     ]
     edges = [f"{edge / BINS:.1f}-{(edge + 1) / BINS:.1f}" for edge in range(BINS)]
     histogram = [(one["set"], *(f"{count:,}" for count in one["histogram"])) for one in figures]
-    return f"{_aligned([names, *rows])}\n{_aligned([('labels by score', *edges), *histogram])}"
+    tables = [_aligned([names, *rows]), _aligned([("labels by score", *edges), *histogram])]
+    tables += [_table_of_truth(one["set"], one["truth"]) for one in figures if "truth" in one]
+    return "\n".join(tables)
+
+
+def _table_of_truth(name: str, truth: dict[str, Any]) -> str:
+    """A line a kind of mistake: how many labels have it and how many of these were dropped."""
+    rows = [(f"{name}: labels that are", "labels", "dropped", "share dropped", "share of the dropped")]
+    kinds = truth["kinds"] | {"any but mild": truth["any mistake"]}
+    for kind, one in kinds.items():
+        shares = (_percent(one[part]) for part in ("recall", "precision"))
+        rows.append((kind, f"{one['labels']:,}", f"{one['dropped']:,}", *shares))
+    parts = {"all": "all", "kept": "kept", "dropped": "dropped", "kept had the worst been dropped": "kept_at_best"}
+    errors = ", ".join(f"{label} {_number(truth[f'pve_{part}'], 1)}" for label, part in parts.items())
+    lines = [
+        f"PVE of the labels, mm: {errors}",
+        f"raw score against -PVE: PLCC {_number(truth['plcc'], 3)}, SRCC {_number(truth['srcc'], 3)}; "
+        f"a gross failure scores below another label: {_percent(truth['gross_auc'])}",
+    ]
+    return _aligned(rows) + "".join(f"{line}\n" for line in lines)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:
@@ -55,23 +75,3 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
         for row in rows
     )
     return "".join(line.rstrip() + "\n" for line in lines)
-
-
-def score_sheet(
-    reader: ShardReader, crop: PersonCrop, raw: np.ndarray, kept: np.ndarray, count: int, path: Path
-) -> None:
-    """A picture of the `count` best labels and, below them, the `count` worst, as the scorer saw them."""
-    order = np.argsort(-raw, kind="stable")[: int((~np.isnan(raw)).sum())]  # by raw scores, which never saturate
-    count = min(count, -(-len(order) // 2))
-    rows = [*order[:count], *([-1] * (-count % COLUMNS)), *order[max(count, len(order) - count) :]]  # -1: an empty cell
-    cells = []
-    for row in rows:
-        if row < 0:
-            cells.append(np.zeros_like(cells[0]))
-            continue
-        sample = reader.read(int(row))
-        item = crop(sample, RandomKey(0, int(row)))
-        image = np.ascontiguousarray(item["image"].transpose(1, 2, 0))
-        image = draw_skeleton(image, item["uvd"][:, :2], sample.record["joints_conf"])
-        cells.append(draw_text(image, f"{raw[row]:.2f}{'' if kept[row] else ' out'} {sample.key}"))
-    write_picture(path, grid(cells, min(COLUMNS, len(cells))))

@@ -111,7 +111,7 @@ class CleanStage(StageConfig):
     percentile: float | None = Field(None, ge=0, lt=100)  # instead: this share of each set, the lowest scores
     images_per_batch: int = Field(32, gt=0)
     unit: int = Field(1000, gt=0)  # samples of a unit of work, and of a shard of output
-    pictures: int = Field(24, gt=0)  # best and worst labels on the contact sheet, as many of each
+    pictures: int = Field(16, gt=0)  # on the sheets: highest, middle and lowest scores of the kept and of the dropped
     precision: Literal["fp32", "bf16"] = "fp32"
 
     @model_validator(mode="after")

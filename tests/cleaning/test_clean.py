@@ -111,9 +111,12 @@ def test_a_cleaned_set_is_the_kept_samples_and_says_what_was_done(config, studio
     assert sum(figures["histogram"]) == 10
     table = (stage.output / "table.txt").read_text()
     assert "70.0%" in table and table in capsys.readouterr().out
-    sheet = cv2.imread(str(folder / "sheet.jpg"))  # a row of the three best, one of the three worst
-    assert sheet.shape == (2 * (CROP["size"] + 2) + 2, 8 * (CROP["size"] + 2) + 2, 3)
-    beside = {*INDEX_FILES, "cleaning.json", "kept.txt", "scores.npz", "sheet.jpg", "statistics.json"}
+    assert json.loads((stage.output / "figures.json").read_text())["sets"] == [figures]
+    side = 3 * CROP["size"] + 2  # enlarged, so that there is room for the captions
+    for name in ("kept", "dropped"):  # a line each of the highest, the middle and the lowest scores
+        assert cv2.imread(str(folder / f"{name}.jpg")).shape == (3 * side + 2, 8 * side + 2, 3)
+    beside = {*INDEX_FILES, "cleaning.json", "kept.txt", "scores.npz", "statistics.json"}
+    beside |= {"kept.jpg", "dropped.jpg", "histogram.png"}
     sidecars = {f"{name}.idx" for name in made.index.shard_names}
     assert set(digests(folder)) == beside | sidecars | set(made.index.shard_names)
 
