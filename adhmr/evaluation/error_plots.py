@@ -66,7 +66,7 @@ def errors_against_hypotheses(result: EvaluationResult, baseline: str) -> bytes:
             _plain(axis)
     axes[0, 0].set_ylabel("best of M (mm)\nband: spread over seeds", fontsize=9)
     axes[1, 0].set_ylabel(f"change against {baseline} (mm)\nband: paired standard error", fontsize=9)
-    return _with_legend(figure, axes[0, 0])
+    return with_legend(figure, axes[0, 0])
 
 
 def changes_by_prediction(result: EvaluationResult, baseline: str) -> bytes:
@@ -100,7 +100,7 @@ def changes_by_prediction(result: EvaluationResult, baseline: str) -> bytes:
         _plain(axis)
     axes[0].set_yticks(places, list(columns.values()))
     axes[0].invert_yaxis()
-    return _with_legend(figure, axes[0])
+    return with_legend(figure, axes[0])
 
 
 def _band(axis: plt.Axes, x: list[int], middle: np.ndarray, half: np.ndarray, number: int) -> None:
@@ -112,7 +112,8 @@ def _plain(axis: plt.Axes) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _with_legend(figure: Figure, axis: plt.Axes) -> bytes:
+def with_legend(figure: Figure, axis: plt.Axes) -> bytes:
+    """The figure as PNG with the legend of one of its axes below all."""
     handles, labels = axis.get_legend_handles_labels()
     lines = -(-len(labels) // LEGEND_COLUMNS)
     share = 0.28 * lines / figure.get_size_inches()[1]

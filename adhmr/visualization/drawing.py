@@ -64,7 +64,7 @@ def draw_text(image: np.ndarray, text: str, scale: float = 0.35) -> np.ndarray:
 
 def captioned(image: np.ndarray, text: str, scale: float = 0.38) -> np.ndarray:
     """An RGB image with one line of dark text on a white strip below it."""
-    (_, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    (_, height), below = cv2.getTextSize("Ag", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)  # the same for any text
     strip = np.full((height + below + 5, image.shape[1], 3), 255, np.uint8)
     baseline = (3, height + 3)
     cv2.putText(strip, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, (30, 30, 30), 1, cv2.LINE_AA)

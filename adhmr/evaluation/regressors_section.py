@@ -1,0 +1,58 @@
+"""What a report says of a finished regressors stage (paper Table 5): its table, from regressor_table.py, and the changes
+as a plot."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from adhmr.evaluation import regressor_table
+from adhmr.evaluation.error_plots import colour_of, with_legend
+from adhmr.evaluation.regressor_table import RegressorsResult
+from adhmr.evaluation.sections import Part, Picture
+from adhmr.evaluation.tables import METRIC_TITLES
+from adhmr.visualization.plots import plt
+
+
+def section(folder: Path, metric: str) -> tuple[list[str], list[Part]]:
+    """Paragraphs and parts; all errors are shown, whatever `metric` is. The first method is the baseline."""
+    text, parts = regressor_table.section(folder, metric)
+    result = RegressorsResult(folder)
+    baseline = next(iter(result.groups))
+    if len(result.groups) == 1:
+        return text, parts
+    draw = partial(change_plot, result, baseline)
+    return text, [*parts, Picture("changes", f"changes against {baseline} ± paired standard error", draw)]
+
+
+def change_plot(result: RegressorsResult, baseline: str) -> bytes:
+    """PNG: for each metric what each method changes on each set, ± paired standard error over images."""
+    methods = [group for group in result.groups if group != baseline]
+    places = np.arange(len(METRIC_TITLES))
+    size = (max(4.0, 3.2 * len(result.sets)), 2.2 + 0.15 * len(methods))
+    figure, axes = plt.subplots(1, len(result.sets), figsize=size, sharey=True, squeeze=False)
+    for axis, title in zip(axes[0], result.sets):
+        axis.axvline(0, color="#bbbbbb", linewidth=0.8)
+        for number, group in enumerate(methods):
+            changes = [result.difference(group, baseline, title, metric) for metric in METRIC_TITLES]
+            axis.errorbar(
+                [change.mean for change in changes],
+                places + 0.7 * ((number + 0.5) / len(methods) - 0.5),
+                xerr=[change.standard_error for change in changes],
+                label=group,
+                color=colour_of(number + 1),
+                linestyle="none",
+                marker="o",
+                markersize=3.5,
+                elinewidth=1.2,
+                capsize=2,
+            )
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(f"change against {baseline} (mm)", fontsize=9)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(places, list(METRIC_TITLES.values()))
+    axes[0, 0].invert_yaxis()
+    return with_legend(figure, axes[0, 0])
