@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from adhmr.errors import AdhmrError
 from adhmr.evaluation.paired import Difference, mean_and_spread, paired_difference
+from adhmr.evaluation.sections import Table
 from adhmr.evaluation.tables import METRIC_TITLES
+from adhmr.evaluation.terminal import print_parts
 from adhmr.preference.mesh_errors import ERROR_NAMES
 
 
@@ -48,20 +48,10 @@ class RegressorsResult:
         return paired_difference(self.errors(group, title, metric), self.errors(baseline, title, metric))
 
 
-def set_table(result: RegressorsResult, title: str, baseline: str) -> list[list[str]]:
-    """Rows of text, the header first, for one set: for each method its errors (mean ± spread over seeds) and, but for
-    the baseline, the change below them (± paired standard error over images)."""
-    rows = [["mm", *METRIC_TITLES.values()]]
-    for group in result.groups:
-        rows.append([group, *(mean_and_spread(result.errors(group, title, metric)) for metric in METRIC_TITLES)])
-        if group != baseline:
-            changes = [result.difference(group, baseline, title, metric) for metric in METRIC_TITLES]
-            rows.append(["  change", *(f"{c.mean:+.2f} ± {c.standard_error:.2f}" for c in changes)])
-    return rows
-
-
 def regressor_table(result: RegressorsResult, baseline: str | None = None) -> list[list[str]]:
-    """All sets side by side: the header names set and error; the baseline is the first method unless named.
+    """Rows of text, the header first: for each set a line a method with its errors (mean ± spread over seeds) and, but
+    for the baseline, a line with the change (± paired standard error over images). The baseline is the first method
+    unless it is named.
 
     Raises:
         AdhmrError: no such method.
@@ -69,21 +59,20 @@ def regressor_table(result: RegressorsResult, baseline: str | None = None) -> li
     baseline = baseline or next(iter(result.groups))
     if baseline not in result.groups:
         raise AdhmrError(f"the evaluation holds no regressor or group '{baseline}'; it has {', '.join(result.groups)}")
-    tables = [set_table(result, title, baseline) for title in result.sets]
-    header = ["mm", *(f"{title} {name}" for title in result.sets for name in METRIC_TITLES.values())]
-    bodies = [[row[0][0], *(cell for row_of_set in row for cell in row_of_set[1:])] for row in zip(*tables)]
-    return [header, *bodies[1:]]
-
-
-def print_table(folder: Path, baseline: str | None = None) -> None:
-    """The table on the terminal: one for each set."""
-    result = RegressorsResult(folder)
-    baseline = baseline or next(iter(result.groups))
-    console = Console(width=None if Console().is_terminal else 150)
+    rows = [["set", "method", *(f"{name} (mm)" for name in METRIC_TITLES.values())]]
     for title in result.sets:
-        entry = result.figures["sets"][title]
-        rows = set_table(result, title, baseline)
-        table = Table(*rows[0], title=f"{title}: {entry['samples']} images, protocol {entry['protocol']}")
-        for row in rows[1:]:
-            table.add_row(*row)
-        console.print(table)
+        for group in result.groups:
+            errors = [mean_and_spread(result.errors(group, title, metric)) for metric in METRIC_TITLES]
+            rows.append([title, group, *errors])
+            if group != baseline:
+                changes = [result.difference(group, baseline, title, metric) for metric in METRIC_TITLES]
+                rows.append(["", "  change", *(f"{c.mean:+.2f} ± {c.standard_error:.2f}" for c in changes)])
+    return rows
+
+
+def print_table(folder: Path) -> None:
+    """The table on the terminal, with what the sets are."""
+    result = RegressorsResult(folder)
+    entries = result.figures["sets"].items()
+    sets = "; ".join(f"{title}: {entry['samples']} images, protocol {entry['protocol']}" for title, entry in entries)
+    print_parts([Table("regressors", "regressors", regressor_table(result), note=sets)])

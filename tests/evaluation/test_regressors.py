@@ -13,7 +13,7 @@ from adhmr.config.model import RegressorConfig
 from adhmr.config.regressor import RegressorsStage
 from adhmr.errors import AdhmrError
 from adhmr.evaluation import regressors
-from adhmr.evaluation.regressor_table import RegressorsResult, regressor_table, set_table
+from adhmr.evaluation.regressor_table import RegressorsResult, regressor_table
 from adhmr.models.regressor import Regressor
 from adhmr.models.weights import load_model, save_weights
 from tests.tiny import CROP, REGRESSOR
@@ -81,17 +81,15 @@ def test_validation_has_the_same_errors(finished, weights, studio_set):
 def test_the_table_has_seeds_and_paired_changes(finished):
     result = RegressorsResult(finished)
     assert result.groups == {"all": ["all"], "cleaned": ["cleaned-0", "cleaned-1"]}
-    rows = set_table(result, "one", "all")
-    assert rows[0] == ["mm", "PVE", "MPJPE", "PA-PVE", "PA-MPJPE"]
-    assert [row[0] for row in rows[1:]] == ["all", "cleaned", "  change"]
+    rows = regressor_table(result)
+    assert rows[0] == ["set", "method", "PVE (mm)", "MPJPE (mm)", "PA-PVE (mm)", "PA-MPJPE (mm)"]
+    assert [row[:2] for row in rows[1:4]] == [["one", "all"], ["one", "cleaned"], ["", "  change"]]
+    assert [row[:2] for row in rows[4:6]] == [["two", "all"], ["two", "cleaned"]] and len(rows) == 7
     baseline, seeds = errors(finished, "one", "all"), [errors(finished, "one", f"cleaned-{n}") for n in (0, 1)]
     change = (np.mean(seeds, 0) - baseline)[:, 0]
-    change_cell = f"{change.mean():+.2f} ± {change.std(ddof=1) / np.sqrt(10):.2f}"
-    assert rows[3][1] == change_cell
+    assert rows[3][2] == f"{change.mean():+.2f} ± {change.std(ddof=1) / np.sqrt(10):.2f}"
     spread = np.std([seed[:, 0].mean() for seed in seeds], ddof=1)
-    assert rows[2][1] == f"{np.mean(seeds, 0)[:, 0].mean():.1f} ± {spread:.1f}"
-    side_by_side = regressor_table(result)
-    assert side_by_side[0][5] == "two PVE" and side_by_side[3][1] == change_cell and len(side_by_side[1]) == 9
+    assert rows[2][2] == f"{np.mean(seeds, 0)[:, 0].mean():.1f} ± {spread:.1f}"
     with pytest.raises(AdhmrError, match="no regressor or group 'cleand'; it has all, cleaned"):
         regressor_table(result, "cleand")
 
