@@ -110,9 +110,7 @@ class ScorersStage(HypothesesStage):
     @model_validator(mode="after")
     def _check_parts(self) -> ScorersStage:
         if self.base is None and not self.noise:
-            raise ValueError(
-                "nothing to measure on: set noise (disturbed truths), base (its hypotheses) or both"
-            )
+            raise ValueError("nothing to measure on: set noise (disturbed truths), base (its hypotheses) or both")
         if (self.base is None) != (self.crop is None):
             raise ValueError("base and crop come together: the base model, and the size and padding of its crops")
         if self.base is not None and self.hypotheses < 2 * self.pairs:

@@ -20,6 +20,7 @@ class SectionKind:
 # kind of stage -> its section; a report has them in this order
 KINDS = {
     "evaluate": SectionKind("errors", "figures.json", "adhmr.evaluation.evaluation_section:section"),
+    "scorers": SectionKind("scorers", "figures.json", "adhmr.evaluation.scorers_section:section"),
     "regressors": SectionKind("regressors", "figures.json", "adhmr.evaluation.regressors_section:section"),
     "clean": SectionKind("cleaning", "figures.json", "adhmr.evaluation.cleaning_section:section"),
     "report": SectionKind("pictures", "figures.json", "adhmr.evaluation.pictures_section:section"),

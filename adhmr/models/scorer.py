@@ -133,9 +133,13 @@ class HMRScorer(nn.Module):
 
     def features(self, image: torch.Tensor) -> ImageFeatures:
         """What the encoder sees of crops of the scorer's own shape (N, 3, H, W)."""
+        return self.adapted(self.encoder(image))
+
+    def adapted(self, seen: ImageFeatures | torch.Tensor) -> ImageFeatures:
+        """Features for the head, of what the encoder gave."""
         if self.adapter is None:
-            return self.encoder(image)
-        memory, local_map = self.adapter(self.encoder(image))
+            return seen
+        memory, local_map = self.adapter(seen)
         return ImageFeatures(memory.float(), local_map.float(), *(None,) * 5)
 
     def score(self, features: ImageFeatures, hypotheses: Hypotheses, crop_shape: tuple[int, int]) -> torch.Tensor:
