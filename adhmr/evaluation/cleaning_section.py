@@ -40,8 +40,9 @@ def section(folder: Path, metric: str) -> tuple[list[str], list[Part]]:
     if known:
         parts.append(Table("truth", "score and truth", truth_rows(known), [_truth_record(one) for one in known]))
     for one in known:
-        rows = mistake_rows(one["truth"])
-        parts.append(Table(f"mistakes-{one['set']}", f"{one['set']}: mistakes found", rows))
+        kinds = one["truth"]["kinds"] | {"any mistake": one["truth"]["any mistake"]}
+        records = [{"kind": kind, **found} for kind, found in kinds.items()]
+        parts.append(Table(f"mistakes-{one['set']}", f"{one['set']}: mistakes found", mistake_rows(kinds), records))
     for one in sets:
         for name, title in PICTURES.items():
             for path in sorted((folder / one["set"]).glob(f"{name}.*")):
@@ -68,10 +69,10 @@ def truth_rows(known: list[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def mistake_rows(truth: dict[str, Any]) -> list[list[str]]:
+def mistake_rows(kinds: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A line a kind of mistake: how many labels have it, and how many of these were dropped."""
     rows = [["labels that are", "labels", "dropped", "recall", "share of the dropped"]]
-    for kind, one in (truth["kinds"] | {"any mistake": truth["any mistake"]}).items():
+    for kind, one in kinds.items():
         rows.append([kind, *(f"{one[name]:,}" for name in ("labels", "dropped")), _percent(one["recall"])])
         rows[-1].append(_percent(one["precision"]))
     return rows

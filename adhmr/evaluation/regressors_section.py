@@ -1,5 +1,5 @@
-"""What a report says of a finished regressors stage (paper Table 5): its table, from regressor_table.py, and the changes
-as a plot."""
+"""What a report says of a finished regressors stage (paper Table 5): its table, which regressor_table.py makes, and the
+changes as a plot."""
 
 from __future__ import annotations
 

@@ -109,12 +109,17 @@ def test_the_report_is_one_file_with_tables_pictures_and_curves(tmp_path, finish
         "data": studio_set,
         "crop": CROP,
         "pictures": 2,
+        "extremes": 1,
         "compared": [{"name": "base", "weights": tiny_weights / "base.safetensors"}],
     }
     report.run_stage(ReportStage(**values))
     page = (tmp_path / "report.html").read_text()
     assert "A &lt;small&gt; test" in page and "PA-MPJPE (mm)" in page and "joints2d" in page
-    assert page.count("data:image/jpeg") == 2 * 5 and page.count("data:image/png") == 1
+    assert page.count("data:image/jpeg") == 2  # random and worst; no other model that could gain or lose
+    assert page.count("data:image/png") == 2  # errors against hypotheses, curves of the training
+    listed = json.loads((tmp_path / "figures.json").read_text())["pictures"]
+    assert [one["file"] for one in listed] == ["random.jpg", "worst.jpg"]
+    assert all((tmp_path / one["file"]).stat().st_size > 10_000 for one in listed)
     assert "http://" not in page and "https://" not in page  # opens without a network
     with pytest.raises(AdhmrError, match="holds no model or group 'bass'"):
         report.run_stage(ReportStage(**{**values, "baseline": "bass"}))
