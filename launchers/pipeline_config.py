@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from adhmr.config.base import StrictModel
 
 EACH_ROUND = "each_round"
+FOR_EACH, ITEM = "for_each", "item"
 
 
 class PipelineStage(StrictModel):
@@ -18,7 +19,11 @@ class PipelineStage(StrictModel):
     In strings of `values`, {output} stands for the pipeline's folder, {NAME} for the value of that name in `for_each`
     or for a variable of the pipeline; in a stage of a round, {round} for its number, from 1, {former} for the number
     before, and {NAME} for what `handed_on` calls so. An item {each_round: ITEM} of a list, in a stage of no round,
-    stands for one ITEM a round. `config` and `for_each` know the pipeline's variables alone.
+    stands for one ITEM a round; an item {for_each: {NAME: [...]}, item: ITEM} for one ITEM a combination. `config` and
+    `for_each` know the pipeline's variables alone.
+
+    In place of a list, `for_each` may name cases: {NAME: {CASE: {dotted key: value}}}: {NAME} is the case, whose values
+    are put over `values`.
     """
 
     name: str = Field(pattern=r"^[\w-]+$")  # a folder's name
@@ -26,7 +31,7 @@ class PipelineStage(StrictModel):
     after: list[str] = []  # names of stages whose results this one reads; within a round, those of the same round
     each_round: bool = False  # belongs to a round: NAME-r1, NAME-r2, ...
     after_former: list[str] = []  # names of stages whose results of the former round it reads; in round 1 nothing
-    for_each: dict[str, list[Any] | str] = {}  # a text: the {NAME} of a variable that is a list
+    for_each: dict[str, list[Any] | dict[str, dict[str, Any]] | str] = {}  # a text: the {NAME} of a variable
     values: dict[str, Any] = {}  # dotted key -> value, over those of the stage's file
 
 

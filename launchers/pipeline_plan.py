@@ -152,7 +152,10 @@ def _drafts(path: Path, pipeline: PipelineConfig, overrides: list[str]) -> Itera
             of_a_round = [] if number is None else [f"r{number}"]
             name = "-".join([stage.name, *of_a_round, *map(str, chosen)])
             rounds = None if stage.each_round else pipeline.rounds
-            given = filled(stage.values, {**fill, **dict(zip(stage.for_each, chosen))}, "values", rounds)
+            values = dict(stage.values)
+            for cases, case in zip(stage.for_each.values(), chosen):
+                values |= cases[case] if isinstance(cases, dict) else {}
+            given = filled(values, {**fill, **dict(zip(stage.for_each, chosen))}, "values", rounds)
             texts = [
                 f"{key}={json.dumps(value)}" for key, value in {"output": str(pipeline.output / name), **given}.items()
             ]

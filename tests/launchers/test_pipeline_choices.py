@@ -173,3 +173,28 @@ def test_a_request_to_stop_ends_it_all(write, recorder):
     with pytest.raises(SystemExit) as leaving:
         run_pipeline(write(), [], keep_going=True)
     assert leaving.value.code == 85 and recorder.take() == ["data", "left"]
+
+
+def test_named_cases_bring_their_values(write):
+    chosen = stages()
+    chosen[2]["for_each"] = {"case": {"few": {"pictures": 2}, "many": {"pictures": 9, "title": "case {case}"}}}
+    chosen[2]["values"].pop("seed")
+    planned = {one.name: one.config for one in plan_pipeline(write(stages=chosen), [])}
+    assert [name for name in planned if name.startswith("right")] == ["right-few", "right-many"]
+    assert (planned["right-few"].pictures, planned["right-few"].title) == (2, "t")
+    assert (planned["right-many"].pictures, planned["right-many"].title) == (9, "case many")
+
+
+def test_an_item_of_a_list_for_each_value(write):
+    chosen = stages()
+    item = {"name": "r-{seed}", "group": "right", "weights": "{output}/right-{seed}/model.safetensors"}
+    chosen[3]["values"]["compared"] = [
+        {"name": "base", "weights": "{output}/data/b"},
+        {"for_each": {"seed": "{seeds}"}, "item": item},
+    ]
+    compared = plan_pipeline(write(stages=chosen), [])[-1].config.compared
+    assert [one.name for one in compared] == ["base", "r-3", "r-4"]
+    assert compared[2].weights.parent.name == "right-4"
+    chosen[3]["values"]["compared"][1]["for_each"] = {"seed": 3}
+    with pytest.raises(AdhmrError, match="for_each of an item is .*expected lists"):
+        plan_pipeline(write(stages=chosen), [])
