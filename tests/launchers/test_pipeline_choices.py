@@ -196,5 +196,5 @@ def test_an_item_of_a_list_for_each_value(write):
     assert [one.name for one in compared] == ["base", "r-3", "r-4"]
     assert compared[2].weights.parent.name == "right-4"
     chosen[3]["values"]["compared"][1]["for_each"] = {"seed": 3}
-    with pytest.raises(AdhmrError, match="for_each of an item is .*expected lists"):
+    with pytest.raises(AdhmrError, match=r"for_each of an item is .*expected lists"):
         plan_pipeline(write(stages=chosen), [])
