@@ -69,11 +69,12 @@ def procrustes_align(predicted: Tensor, target: Tensor) -> Tensor:
     """
     predicted_mean, target_mean = predicted.mean(-2, keepdim=True), target.mean(-2, keepdim=True)
     centred, target_centred = predicted - predicted_mean, target - target_mean
+    planes = centred.transpose(-1, -2)  # (..., 3, V): products and sums below run along the vertices
     covariance = target_centred.transpose(-1, -2) @ centred  # (..., 3, 3)
     rotation = roma.special_procrustes(covariance)  # mirror images are not rotations: det is +1
-    variance = torch.linalg.vector_norm(centred.flatten(-2), dim=-1).square().clamp_min(torch.finfo(centred.dtype).tiny)
+    variance = (planes @ centred).diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(centred.dtype).tiny)
     scale = (rotation * covariance).sum((-1, -2)) / variance
-    return centred @ (scale[..., None, None] * rotation).transpose(-1, -2) + target_mean
+    return ((scale[..., None, None] * rotation) @ planes).transpose(-1, -2) + target_mean
 
 
 def pa_error(predicted: Tensor, target: Tensor, counted: Sequence[int] | None = None) -> Tensor:

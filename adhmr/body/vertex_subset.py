@@ -9,6 +9,8 @@ from adhmr.body.body_model import BodyModel, BodyOutput
 from adhmr.body.kinematics import forward_kinematics
 from adhmr.body.skeleton import NUM_BODY_JOINTS
 
+SKINNED_AT_ONCE = 4  # bodies, on a CPU: the twelve blended planes of that many stay in its cache
+
 
 class VertexSubset(nn.Module):
     """A body model that gives only some of its vertices, at a cost in proportion; called like BodyModel.
@@ -45,9 +47,15 @@ class VertexSubset(nn.Module):
         # Each joint carries a vertex as R_j (v - rest_j) + posed_j; skinning is the weighted mean of these.
         offsets = joints - (global_rotations @ rest.unsqueeze(-1)).squeeze(-1)  # (B, 24, 3)
         carried = torch.cat([global_rotations, offsets.unsqueeze(-1)], -1).permute(0, 3, 2, 1)  # (B, 4, 3, 24)
-        blended = (carried.reshape(-1, NUM_BODY_JOINTS) @ self.weights).view(batch, 4, 3, -1)
-        planes = blended[:, 3]  # (B, 3, V)
-        for axis in range(3):
-            planes = torch.addcmul(planes, blended[:, axis], shaped[:, axis])
+        at_once = SKINNED_AT_ONCE if carried.device.type == "cpu" else max(batch, 1)
+        planes = torch.cat([self._skin(*some) for some in zip(carried.split(at_once), shaped.split(at_once))])
         vertices = planes.transpose(1, 2)
         return BodyOutput(vertices[:, : self.count], torch.cat([joints, vertices[:, self.count :]], dim=1))
+
+    def _skin(self, carried: Tensor, shaped: Tensor) -> Tensor:
+        """What the joints do, (B, 4, 3, 24), done to the shaped vertices (B, 3, 1, V), plane by plane: (B, 3, V)."""
+        blended = (carried.reshape(-1, NUM_BODY_JOINTS) @ self.weights).view(len(carried), 4, 3, -1)
+        planes = blended[:, 3]
+        for axis in range(3):
+            planes = torch.addcmul(planes, blended[:, axis], shaped[:, axis])
+        return planes

@@ -43,7 +43,7 @@ def mesh_errors(
     """Errors of M bodies an image against one target an image.
 
     Args:
-        body: a BodyModel, or a VertexSubset of one (then the vertex errors are over those vertices).
+        body: a VertexSubset (the vertex errors are over its vertices; of all, it is the fast one), or a BodyModel.
         rotations: (N, M, 24, 3, 3); betas: (N, M, 10), or (N, 10) when shared by the hypotheses.
         target_rotations: (N, 24, 3, 3); target_betas: (N, 10).
         names: which errors, of ERROR_NAMES.
@@ -63,19 +63,17 @@ def mesh_errors(
         betas = betas[:, None].expand(-1, count, -1)
     errors = torch.empty(number, count, len(names), device=rotations.device)
     for rows, columns in blocks(number, count, chunk):
+        if columns.start == 0:  # further blocks of these images have the same targets
+            target_vertices, target_joints, target_pelvis = _target(
+                body, target_rotations[rows], target_betas[rows], annotated, rows
+            )
         some = rotations[rows, columns]  # (n, m, 24, 3, 3)
         posed = body(some.flatten(0, 1), betas[rows, columns].flatten(0, 1))
-        target = body(target_rotations[rows], target_betas[rows])
         vertices = posed.vertices.unflatten(0, some.shape[:2])  # (n, m, V, 3)
-        target_vertices = target.vertices[:, None]
         if annotated is None:
             joints = posed.joints29[:, :NUM_METRIC_JOINTS].unflatten(0, some.shape[:2])  # (n, m, 24, 3)
-            target_joints = target.joints29[:, None, :NUM_METRIC_JOINTS]
-            target_pelvis = target_joints[..., 0, :]
         else:
             joints = annotated.regressor(vertices)  # (n, m, 17, 3)
-            target_joints = annotated.truth[rows, None]
-            target_pelvis = annotated.regressor(target_vertices)[..., 0, :]
         for index, name in enumerate(names):
             if name == "pve":
                 error = vertex_error(vertices, target_vertices, joints[..., 0, :], target_pelvis)
@@ -87,6 +85,23 @@ def mesh_errors(
                 error = pa_error(joints[..., pa_joints, :], target_joints[..., pa_joints, :], pa_counted)
             errors[rows, columns, index] = error
     return errors
+
+
+def _target(
+    body: Callable[[Tensor, Tensor], BodyOutput],
+    rotations: Tensor,
+    betas: Tensor,
+    annotated: AnnotatedJoints | None,
+    rows: slice,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of n images, with an axis for their hypotheses: vertices (n, 1, V, 3), the joints that are compared (n, 1, J, 3)
+    and the mesh's own pelvis (n, 1, 3)."""
+    posed = body(rotations, betas)
+    vertices = posed.vertices[:, None]
+    if annotated is None:
+        joints = posed.joints29[:, None, :NUM_METRIC_JOINTS]
+        return vertices, joints, joints[..., 0, :]
+    return vertices, annotated.truth[rows, None], annotated.regressor(vertices)[..., 0, :]
 
 
 def errors_of_hypotheses(

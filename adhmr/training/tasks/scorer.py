@@ -65,7 +65,7 @@ class ScorerTask(Task):
                 parameter.requires_grad_(False)
         self.base = None if config.sampled is None else load_model(config.sampled.base, "base").requires_grad_(False)
         self.body = BodyModel(config.body)
-        self.error_body = VertexSubset(self.body, config.metric_vertices) if config.metric_vertices else self.body
+        self.error_body = VertexSubset(self.body, config.metric_vertices or None)
 
     def prepare(self, device: torch.device) -> None:
         self.model.encoder.to(device)
