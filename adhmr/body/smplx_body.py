@@ -105,6 +105,10 @@ class SmplxBody(nn.Module):
     def num_vertices(self) -> int:
         return len(self.v_template)
 
+    def rest_joints29(self, betas: Tensor) -> Tensor:
+        """(B, 29, 3) joints of the unposed body with a calm face; betas (B, 10)."""
+        return self(torch.eye(3).expand(len(betas), NUM_ROTATIONS, 3, 3), betas, torch.zeros_like(betas)).joints29
+
     def rotations_of_pose(self, pose: Tensor) -> Tensor:
         """Rotation matrices of a pose vector, as the HMR-Scorer's data give it.
 

@@ -10,6 +10,7 @@ import sys
 import click
 
 from adhmr.cli.checkpoints import checkpoint
+from adhmr.cli.cleaning import clean
 from adhmr.cli.data_sets import data
 from adhmr.cli.data_sources import convert, sources
 from adhmr.cli.launched import cancel, logs, retry, scale, status
@@ -25,7 +26,7 @@ COMMANDS = [
     report,
     *(status, logs, cancel, retry, scale),
     *(body, infer),
-    *(data, prefs, checkpoint, weights, import_official_command),
+    *(data, clean, prefs, checkpoint, weights, import_official_command),
 ]
 
 

@@ -76,7 +76,7 @@ def _smplx(path: Path) -> SmplxBody:
 
 
 @torch.no_grad()
-def fitted_betas(body: BodyModel, rest: Tensor) -> tuple[Tensor, Tensor]:
+def fitted_betas(body: BodyModel | SmplxBody, rest: Tensor) -> tuple[Tensor, Tensor]:
     """The shape of `body` whose unposed joints are nearest to rest joints (B, 29, 3) of another body, root on root.
 
     Joints are linear in the shape, so this is one ridge regression. Bone lengths say much about size and proportions

@@ -148,6 +148,7 @@ def _cut_people(job: ShardJob, group: list[Labelled], clock: Clock) -> Iterator[
             **person.provenance,
             "source": job.dataset,
             "image": person.image,
+            "size": [int(side) for side in file.size],  # height, width of the image as it is on disk
             "group": person.group,
             "box": None if person.box is None else [round(float(value), 2) for value in person.box],
             "affine": job.crop.affine(box).tolist(),  # from pixels of the image to those of the crop

@@ -67,13 +67,13 @@ class _Subject:
     def _read_images(self, release: Release) -> None:
         """Names, places (action, subaction, frame), cameras, sizes and boxes of the frames that are asked for."""
         path = self.paths["data"]
-        boxes: dict[int, Any] = {}
+        boxes: dict[int, tuple[Any, int]] = {}
         images: dict[int, tuple] = {}
         keys = ("id", "file_name", "height", "width", "action_idx", "subaction_idx", "frame_idx", "cam_idx")
         for kind, element in json_elements(path, ("images", "annotations")):
             try:
                 if kind == "annotations":
-                    boxes[element["image_id"]] = element["bbox"]
+                    boxes[element["image_id"]] = (element["bbox"], element["id"])
                     continue
                 number, *values = (element[key] for key in keys)
             except (KeyError, TypeError) as error:
@@ -88,7 +88,8 @@ class _Subject:
         self.sizes = np.array([values[1:3] for values in chosen], np.int32).reshape(-1, 2)  # height, width
         self.frames = np.array([values[3:6] for values in chosen], np.int32).reshape(-1, 3)
         self.camera_of = np.array([values[6] for values in chosen], np.int32)
-        self.boxes = np.array([boxes[number] for number in order], np.float32).reshape(-1, 4)  # x, y, width, height
+        self.boxes = np.array([boxes[number][0] for number in order], np.float32).reshape(-1, 4)  # x, y, width, height
+        self.annotations = [boxes[number][1] for number in order]
         unknown = sorted({*self.camera_of.tolist()} - {*self.cameras})
         if unknown:
             raise AdhmrError(f"{self.paths['camera']}: there is no camera '{unknown[0]}', which {path} names")
@@ -142,5 +143,11 @@ class _Subject:
             extrinsics=np.column_stack([camera["R"], camera["t"] * MILLIMETRES]),
             near_px=near,
             joints17=in_camera,
-            provenance={"subject": self.subject, "camera": int(self.camera_of[row]), "frame": list(place)},
+            provenance={
+                "file": self.paths["data"].name,
+                "annotation": self.annotations[row],
+                "subject": self.subject,
+                "camera": int(self.camera_of[row]),
+                "frame": list(place),
+            },
         )

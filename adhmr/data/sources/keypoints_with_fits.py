@@ -1,5 +1,5 @@
-"""COCO (whole body) and MPII with NeuralAnnot's SMPL-X fits, which are found by the annotation's number. People without
-a fit keep their annotated points. What a fit holds is in neural_annot.py."""
+"""COCO (whole body) and MPII with NeuralAnnot's SMPL-X (or SMPL) fits, which are found by the annotation's number.
+People without a fit keep their annotated points. What a fit holds is in neural_annot.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from adhmr.data.sources.json_elements import json_elements, json_members
-from adhmr.data.sources.neural_annot import fit_label, fit_row
+from adhmr.data.sources.neural_annot import FIT_KINDS, fit_label, fit_row
 from adhmr.data.sources.person import Person, person_key
 from adhmr.data.sources.source import Rejected, Release, Source
 from adhmr.errors import AdhmrError
@@ -32,7 +32,11 @@ COCO = KeypointSet(
     name="COCO",
     licence="annotations CC BY 4.0, images as their owners say: cocodataset.org; fits: mks0601/NeuralAnnot_RELEASE",
     annotations=("annotations/coco_wholebody_train_v1.0.json",),
-    fits=("annotations/MSCOCO_train_SMPLX_all_NeuralAnnot.json", "annotations/MSCOCO_train_SMPLX.json"),
+    fits=(
+        "annotations/MSCOCO_train_SMPLX_all_NeuralAnnot.json",
+        "annotations/MSCOCO_train_SMPLX.json",
+        "annotations/MSCOCO_train_SMPL_NeuralAnnot.json",
+    ),
     images=("images/train2017", "train2017"),
     points={
         "keypoints": {16: 5, 17: 6, 18: 7, 19: 8, 20: 9, 21: 10, 1: 11, 2: 12, 4: 13, 5: 14, 7: 15, 8: 16},
@@ -80,14 +84,20 @@ class KeypointsWithFits(Source):
         for number, (name, entry) in enumerate(json_members(self._fit_path)):
             try:
                 focal, centre = (np.asarray(entry["cam_param"][key], np.float32) for key in ("focal", "princpt"))
-                fit, self._fit_of[int(name)] = entry["smplx_param"], number
+                kind = next((kind for kind in FIT_KINDS if kind in entry), "smplx_param")
+                fit, self._fit_of[int(name)] = entry[kind], number
                 cameras.append(np.concatenate([np.broadcast_to(focal.ravel(), 2), centre.reshape(2)]))
             except (KeyError, TypeError, ValueError) as error:
                 raise AdhmrError(
                     f"{self._fit_path}, annotation {name}: {error}; expected smplx_param and cam_param with focal and "
-                    "princpt"
+                    "princpt (smpl_param for SMPL)"
                 ) from None
             fits.append(fit_row(fit, self._fit_path, f"annotation {name}"))
+            if len(fits[-1]) != len(fits[0]):
+                raise AdhmrError(
+                    f"{self._fit_path}, annotation {name}: SMPL and SMPL-X in one file; expected the same kind of fit "
+                    "for all: make a file for each"
+                )
         self._fits = np.array(fits, np.float32).reshape(len(fits), -1)
         self._cameras = np.array(cameras, np.float32).reshape(-1, 4)  # focal lengths, principal point
 
@@ -148,7 +158,7 @@ class KeypointsWithFits(Source):
             box=np.concatenate([box[:2], box[:2] + box[2:]]),
             body=body,
             near_px=near,
-            provenance={"annotation": annotation},
+            provenance={"file": self._path.name, "annotation": annotation},
         )
 
 

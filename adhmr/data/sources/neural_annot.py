@@ -1,4 +1,4 @@
-"""NeuralAnnot's SMPL-X fits, as OSX's annotation files hold them: rows of numbers, and labels made of them.
+"""NeuralAnnot's SMPL-X and SMPL fits, as OSX's annotation files hold them: rows of numbers, and labels made of them.
 
 Which people they belong to is said by the sources: human36m_osx.py, keypoints_with_fits.py.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from adhmr.data.sources.person import SmplxLabel
+from adhmr.data.sources.person import SmplLabel, SmplxLabel
 from adhmr.errors import AdhmrError
 
 #: key -> how many numbers: radians, but for shape and expression, and metres for trans. Hands are relative to the mean.
@@ -26,21 +26,26 @@ PARTS = {
     "expr": 10,
 }
 NEEDED = ("root_pose", "body_pose", "shape", "trans")
+#: The same of the releases with SMPL's parameters; all are needed.
+SMPL_PARTS = {"pose": 72, "shape": 10, "trans": 3}
+FIT_KINDS = ("smplx_param", "smpl_param")  # names of the two in an annotation's entry
 _STOPS = np.cumsum(list(PARTS.values()))
 
 
 def fit_row(fit: Any, path: Path, name: str) -> np.ndarray:
-    """One fit as (182,) float32, NaN for the parts that it may lack; `path` and `name` say in errors whose it is.
+    """One fit as (182,) float32, NaN for the parts that it may lack, or (85,) if it is SMPL's, which has `pose`; `path`
+    and `name` say in errors whose it is.
 
     Raises AdhmrError for a key that is missing or holds another number of numbers.
     """
     if not isinstance(fit, Mapping):
         raise AdhmrError(f"{path}, {name}: found {type(fit).__name__}, expected an object of {', '.join(PARTS)}")
     parts = []
-    for key, count in PARTS.items():
+    expected, needed, model = (SMPL_PARTS, SMPL_PARTS, "SMPL") if "pose" in fit else (PARTS, NEEDED, "SMPL-X")
+    for key, count in expected.items():
         if fit.get(key) is None:
-            if key in NEEDED:
-                raise AdhmrError(f"{path}, {name}: the fit has no '{key}'; expected NeuralAnnot's SMPL-X parameters")
+            if key in needed:
+                raise AdhmrError(f"{path}, {name}: the fit has no '{key}'; expected NeuralAnnot's {model} parameters")
             parts.append(np.full(count, np.nan, np.float32))
             continue
         numbers = np.asarray(fit[key], np.float32).ravel()
@@ -50,8 +55,11 @@ def fit_row(fit: Any, path: Path, name: str) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def fit_label(row: np.ndarray) -> SmplxLabel:
+def fit_label(row: np.ndarray) -> SmplxLabel | SmplLabel:
     """The label of a fit_row."""
+    if len(row) == sum(SMPL_PARTS.values()):
+        pose, shape, trans = np.split(row, np.cumsum(list(SMPL_PARTS.values()))[:-1])
+        return SmplLabel(pose.reshape(24, 3), shape, trans)
     root, body, shape, trans, left, right, jaw, expression = np.split(row, _STOPS[:-1])
     known = not np.isnan(np.concatenate([left, right])).any()
     return SmplxLabel(
