@@ -18,18 +18,15 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Curve:
-    """What was expected and what was found in bins of a score or of a difference; bins that hold nothing are left out.
-
-    expected, found, count: (bins,); error: mean over all samples of |found - expected| of their bin.
-    """
+    """Means of what was expected and of what was found, each (bins,), in bins of equally many samples."""
 
     expected: np.ndarray
     found: np.ndarray
-    count: np.ndarray
 
     @property
     def error(self) -> float:
-        return float((np.abs(self.found - self.expected) * self.count).sum() / self.count.sum())
+        """Mean distance of what was found from what was expected."""
+        return float(np.abs(self.found - self.expected).mean())
 
 
 def scores_of(raw: np.ndarray) -> np.ndarray:
@@ -46,14 +43,13 @@ def target_scores(errors: np.ndarray) -> np.ndarray:
 
 
 def score_curve(raw: np.ndarray, found: np.ndarray) -> Curve:
-    """Means of `found` (target scores, or errors) in BINS equal bins of the score; raw and found are of one shape."""
-    score = scores_of(raw).ravel()
-    return _curve(score, found.ravel(), np.minimum((score * BINS).astype(int), BINS - 1))
+    """Means of the score and of `found` (target scores, or errors) in bins of the score; raw and found are of one
+    shape."""
+    return Curve(*_means(raw.ravel(), scores_of(raw).ravel(), found.ravel()))
 
 
 def order_curve(raw: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, Curve]:
-    """Pairs of hypotheses of one image, all of them, in BINS bins of equally many by the difference of their raw scores
-    (N, M); errors (N, M).
+    """All pairs of hypotheses of one image, in bins of the difference of their raw scores (N, M); errors (N, M).
 
     Returns the mean difference of each bin, and the share in the right order against what the ranking loss takes a
     difference d for: sigmoid(5 d).
@@ -62,15 +58,12 @@ def order_curve(raw: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, Curve]
     difference = (raw[:, first] - raw[:, second]).ravel()
     right = (difference > 0) == (errors[:, first] < errors[:, second]).ravel()
     difference = np.abs(difference)
-    number = np.empty(len(difference), int)
-    number[np.argsort(difference, kind="stable")] = np.arange(len(difference)) * BINS // len(difference)
-    curve = _curve(1.0 / (1.0 + np.exp(-SCORE_SLOPE * difference)), right, number)
-    return _curve(difference, right, number).expected, curve
+    means = _means(difference, difference, 1.0 / (1.0 + np.exp(-SCORE_SLOPE * difference)), right)
+    return means[0], Curve(*means[1:])
 
 
-def _curve(expected: np.ndarray, found: np.ndarray, number: np.ndarray) -> Curve:
-    """Means over the samples of each bin `number`; all (samples,)."""
-    count = np.bincount(number, minlength=BINS)
-    filled = count > 0
-    sums = (np.bincount(number, values, BINS)[filled] for values in (expected, found))
-    return Curve(*(total / count[filled] for total in sums), count[filled])
+def _means(by: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
+    """Of each array (samples,) its means in BINS bins of equally many samples, ordered by `by`."""
+    order = np.argsort(by, kind="stable")
+    bins = np.array_split(order, min(BINS, len(order)))
+    return [np.array([value[chosen].mean() for chosen in bins]) for value in values]

@@ -6,44 +6,42 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from adhmr.evaluation.calibration import Curve, order_curve, score_curve, target_scores
+from adhmr.evaluation.calibration import order_curve, score_curve, target_scores
 from adhmr.evaluation.error_plots import colour_of
 from adhmr.evaluation.scorers_result import PVE, ScorersResult
 from adhmr.visualization.plots import plt, png
 
 TRAINING_FREE_COLOUR = "#999999"
-REFERENCE_LINES = {"zero-noise": "-", "mean hypothesis": "--", "random": ":"}
+DOTS = {"linewidth": 1.2, "marker": "o", "markersize": 4}
+PANELS = {
+    "within": "within-image SRCC",
+    "right": "right pairs",
+    "pick": "pick: change of PVE\nagainst zero-noise (mm)",
+    "top5": "mean of the top 5: change of PVE\nagainst zero-noise (mm)",
+}
 
 
 def ranking_bars(result: ScorersResult, title: str) -> bytes:
-    """PNG: each method's correlation within an image, and the PVE of its pick and of the mean of its five best, ±
-    standard errors over images; lines are predictions that no ranking chooses."""
+    """PNG: each method's correlation within an image and share of right pairs ± standard errors over images; and what
+    the PVE of its pick and of the mean of its five best is against the zero-noise hypothesis, ± paired ones."""
     methods = [*result.rankings, *result.groups]
     colours = [TRAINING_FREE_COLOUR] * len(result.rankings) + [colour_of(n) for n in range(len(result.groups))]
-    figure, axes = plt.subplots(1, 4, figsize=(13, 1.2 + 0.34 * len(methods)), sharey=True)
-    panels = {
-        "within": "within-image SRCC",
-        "right": f"right pairs, top against bottom {result.pairs}",
-        "pick": "PVE of the pick (mm)",
-        "top5": "PVE of the mean of the top 5 (mm)",
-    }
-    places = np.arange(len(methods))
-    for axis, (column, heading) in zip(axes, panels.items()):
-        images = [result.images(title, method)[column].mean(0) for method in methods]
-        means = np.array([values.mean() for values in images])
-        errors = [values.std(ddof=1) / len(values) ** 0.5 for values in images]
-        if column in ("within", "right"):
-            axis.axvline(0.0 if column == "within" else 0.5, color="#bbbbbb", linewidth=0.8)
-        else:
-            for name, style in REFERENCE_LINES.items():
-                pve = result.references(title)[name].mean()
-                axis.axvline(pve, color="black", linewidth=0.9, linestyle=style, label=name)
-        for place, mean, error, colour in zip(places, means, errors, colours):
-            axis.errorbar(mean, place, xerr=error, color=colour, marker="o", markersize=5, capsize=3)
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(13, 1.4 + 0.32 * len(methods)), sharey=True)
+    mean = result.references(title)["mean hypothesis"] - result.references(title)["zero-noise"]
+    for axis, (column, heading) in zip(axes, PANELS.items()):
+        for place, (method, colour) in enumerate(zip(methods, colours)):
+            values = result.images(title, method)[column].mean(0)
+            if column in ("pick", "top5"):
+                values = values - result.references(title)["zero-noise"]
+            error = values.std(ddof=1) / len(values) ** 0.5
+            axis.errorbar(values.mean(), place, xerr=error, color=colour, marker="o", markersize=5, capsize=3)
+        axis.axvline(0.5 if column == "right" else 0.0, color="#bbbbbb", linewidth=0.8)
+        if column in ("pick", "top5"):
+            axis.axvline(mean.mean(), color="black", linewidth=0.9, linestyle="--", label="mean hypothesis")
         axis.set_xlabel(heading, fontsize=9)
         _plain(axis)
-    axes[0].set_yticks(places, methods)
-    axes[0].invert_yaxis()
+    axes[0].set_yticks(np.arange(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
     return _with_legend(figure, axes[-1])
 
 
@@ -56,8 +54,7 @@ def score_curves(result: ScorersResult, title: str) -> bytes:
         for column, (raw, errors) in enumerate(result.scored(title, method).values()):
             for axis, found in ((axes[0, column], target_scores(errors)), (axes[1, column], errors[..., PVE])):
                 curve = score_curve(raw, np.broadcast_to(found, raw.shape))
-                axis.plot(curve.expected, curve.found, color=colour_of(number), linewidth=1, label=method)
-                _dots(axis, curve.expected, curve, number)
+                axis.plot(curve.expected, curve.found, color=colour_of(number), label=method, **DOTS)
     for column, kind in enumerate(kinds):
         axes[0, column].plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
         axes[0, column].set_title(kind, fontsize=10)
@@ -78,20 +75,14 @@ def order_curves(result: ScorersResult) -> bytes:
             raw, errors = result.scored(title, method)["own hypotheses"]
             pooled = np.concatenate(list(raw)), np.concatenate([errors[..., PVE]] * len(raw))
             difference, curve = order_curve(*pooled)
-            axis.plot(difference, curve.found, color=colour_of(number), linewidth=1, label=method)
+            axis.plot(difference, curve.found, color=colour_of(number), label=method, **DOTS)
             axis.plot(difference, curve.expected, color=colour_of(number), linewidth=0.9, linestyle="--")
-            _dots(axis, difference, curve, number)
         axis.axhline(0.5, color="#bbbbbb", linewidth=0.8)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("difference of raw scores", fontsize=9)
         _plain(axis)
     axes[0, 0].set_ylabel("pairs in the right order", fontsize=9)
     return _with_legend(figure, axes[0, 0])
-
-
-def _dots(axis: plt.Axes, x: np.ndarray, curve: Curve, number: int) -> None:
-    """Their areas are the shares of the samples."""
-    axis.scatter(x, curve.found, 4 + 160 * curve.count / curve.count.sum(), color=colour_of(number), alpha=0.7)
 
 
 def _plain(axis: plt.Axes) -> None:

@@ -18,13 +18,13 @@ def scorers_parts(result: ScorersResult) -> list[Part]:
         for title in result.sets:
             draw = partial(ranking_bars, result, title)
             parts.append(Picture(f"rankings-{title}", f"{title}: rankings of the base model's own hypotheses", draw))
-        note = "dashed: what the ranking loss takes a difference for; areas of dots: shares of the pairs"
+        note = "each dot is a tenth of the pairs; dashed: what the ranking loss takes a difference for"
         parts.append(
             Picture("order", "order of pairs by difference of scores", partial(order_curves, result), note=note)
         )
     for title in result.sets:
         draw = partial(score_curves, result, title)
-        note = "areas of dots: shares of the bodies in a bin of the score"
+        note = "each dot is a tenth of the bodies; the straight line is perfect calibration"
         parts.append(Picture(f"scores-{title}", f"{title}: what a score is worth", draw, note=note))
     return parts
 
@@ -33,8 +33,8 @@ def scorers_text(result: ScorersResult) -> list[str]:
     sets = ", ".join(f"{name} ({entry['samples']} images)" for name, entry in result.about["sets"].items())
     return [
         f"Sets: {sets}. Correlations are of the raw score with negative errors: PLCC is Pearson's, SRCC Spearman's.",
-        "Correlations within an image are of the random hypotheses: the zero-noise one is what the ranking mode measures "
-        "the distance to. Picks and pairs are among all, but for the pick without zero.",
+        "Correlations within an image are of the random hypotheses, for the zero-noise one is what the ranking mode "
+        "measures the distance to. Picks and pairs are among all, but for the pick without zero.",
     ]
 
 

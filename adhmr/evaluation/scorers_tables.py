@@ -144,8 +144,8 @@ def calibration_table(result: ScorersResult) -> Table:
                 record |= {"score_error": float(of_score.mean()), "srcc": float(np.mean(correlation))}
                 records.append(record | ({"order_error": float(of_order.mean())} if several else {}))
     note = (
-        "score error: mean distance of the score from what its error deserves, over bins of the score; order error: of "
-        "sigmoid(5 difference of raw scores) from the share of pairs of one image in the right order"
+        "score error: mean distance of the score from what the errors deserve, over tenths of the bodies by score; "
+        "order error: of sigmoid(5 difference of raw scores) from the share of pairs of one image in the right order"
     )
     return Table("calibration", "calibration of scores", rows, records, note)
 
