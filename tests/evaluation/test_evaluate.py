@@ -10,6 +10,7 @@ from adhmr.errors import AdhmrError
 from adhmr.evaluation import evaluate, report
 from adhmr.evaluation.quick import quick_errors
 from adhmr.models.weights import load_model
+from tests.evaluation.finished_evaluation import write_evaluation
 from tests.tiny import CROP
 
 
@@ -105,6 +106,7 @@ def test_the_report_is_one_file_with_tables_pictures_and_curves(tmp_path, finish
         "output": tmp_path,
         "title": "A <small> test",
         "evaluation": finished,
+        "others": [write_evaluation(tmp_path / "second")],
         "runs": [run],
         "data": studio_set,
         "crop": CROP,
@@ -116,7 +118,9 @@ def test_the_report_is_one_file_with_tables_pictures_and_curves(tmp_path, finish
     page = (tmp_path / "report.html").read_text()
     assert "A &lt;small&gt; test" in page and "PA-MPJPE (mm)" in page and "joints2d" in page
     assert page.count("data:image/jpeg") == 2  # random and worst; no other model that could gain or lose
-    assert page.count("data:image/png") == 2  # errors against hypotheses, curves of the training
+    assert "<h2>second: errors</h2>" in page
+    # Errors against hypotheses twice, changes of the second evaluation, curves of the training.
+    assert page.count("data:image/png") == 4
     listed = json.loads((tmp_path / "figures.json").read_text())["pictures"]
     assert [one["file"] for one in listed] == ["random.jpg", "worst.jpg"]
     assert all((tmp_path / one["file"]).stat().st_size > 10_000 for one in listed)
