@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from adhmr.evaluation.calibration import order_curve, score_curve, scores_of, target_scores
+from adhmr.evaluation.correlation import within_image_correlation
 from adhmr.evaluation.paired import Difference
 from adhmr.evaluation.scorers_result import PVE, ScorersResult
 from adhmr.evaluation.sections import Table
@@ -160,8 +160,8 @@ def scorers_tables(result: ScorersResult) -> list[Table]:
 
 # ---------------------------------------------------------------------------------------------------- cells
 def _srcc(raw: np.ndarray, target: np.ndarray) -> float:
-
-    return float(spearmanr(raw.ravel(), target.ravel()).statistic)
+    """Of all bodies in one pool; 0 where all targets are equal."""
+    return float(within_image_correlation(raw.reshape(1, -1), -target.reshape(1, -1))[0])
 
 
 def _spread(seeds: np.ndarray, digits: int) -> str:
