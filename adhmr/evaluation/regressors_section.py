@@ -5,26 +5,52 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from adhmr.evaluation import regressor_table
 from adhmr.evaluation.error_plots import colour_of, with_legend
-from adhmr.evaluation.regressor_table import RegressorsResult
-from adhmr.evaluation.sections import Part, Picture
+from adhmr.evaluation.regressor_table import RegressorsResult, regressor_table
+from adhmr.evaluation.sections import Part, Picture, Table
 from adhmr.evaluation.tables import METRIC_TITLES
 from adhmr.visualization.plots import plt
 
 
 def section(folder: Path, metric: str) -> tuple[list[str], list[Part]]:
     """Paragraphs and parts; all errors are shown, whatever `metric` is. The first method is the baseline."""
-    text, parts = regressor_table.section(folder, metric)
     result = RegressorsResult(folder)
     baseline = next(iter(result.groups))
-    if len(result.groups) == 1:
-        return text, parts
-    draw = partial(change_plot, result, baseline)
-    return text, [*parts, Picture("changes", f"changes against {baseline} ± paired standard error", draw)]
+    about = [
+        f"{title} ({one['samples']} images, protocol {one['protocol']})"
+        for title, one in result.figures["sets"].items()
+    ]
+    text = [
+        f"Regressors on {', '.join(about)}; errors in millimetres, mean ± standard deviation over training seeds. "
+        f"Changes are against {baseline}, ± paired standard error over images."
+    ]
+    table = Table("regressors", "methods by sets", regressor_table(result), error_records(result, baseline))
+    parts: list[Part] = [table]
+    if len(result.groups) > 1:
+        draw = partial(change_plot, result, baseline)
+        parts.append(Picture("changes", f"changes against {baseline} ± paired standard error", draw))
+    return text, parts
+
+
+def error_records(result: RegressorsResult, baseline: str) -> list[dict[str, Any]]:
+    """One record a set and method; of each metric the error, its standard deviation over seeds, its change and that
+    change's paired standard error, in millimetres."""
+    records = []
+    for title in result.sets:
+        for group, names in result.groups.items():
+            record: dict[str, Any] = {"set": title, "method": group, "seeds": len(names)}
+            for metric in METRIC_TITLES:
+                change = result.difference(group, baseline, title, metric)
+                record[metric] = float(result.errors(group, title, metric).mean())
+                record[f"{metric}_seed_spread"] = change.seed_spread if change.seeds > 1 else None
+                record[f"{metric}_change"] = change.mean
+                record[f"{metric}_change_se"] = change.standard_error
+            records.append(record)
+    return records
 
 
 def change_plot(result: RegressorsResult, baseline: str) -> bytes:

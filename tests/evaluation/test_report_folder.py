@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -102,6 +103,21 @@ def test_pictures_and_cleaning_are_told_from_their_files(tmp_path):
     (tmp_path / "clean/figures.json").write_text(json.dumps(figures))
     (text,), (table, histogram) = section_of("clean", tmp_path / "clean", "pve")
     assert "at least 0.6" in text and table.rows[1][-4] == "80.0%" and histogram.draw() == b"png"
+
+
+def test_regressors_are_told_by_sets(tmp_path):
+    models = {"all-0": ("all", 0.0), "all-1": ("all", 2.0), "cleaned": (None, -4.0)}
+    (tmp_path / "sets/bench").mkdir(parents=True)
+    for name, (_, shift) in models.items():
+        np.savez(tmp_path / f"sets/bench/{name}.npz", errors=100.0 + shift + np.arange(5)[:, None] + np.zeros(4))
+    about = {"bench": {"samples": 5, "protocol": "smpl24"}}
+    figures = {"models": {name: {"group": group} for name, (group, _) in models.items()}, "sets": about}
+    (tmp_path / "figures.json").write_text(json.dumps(figures))
+    (text,), (table, plot) = section_of("regressors", tmp_path, "pve")
+    assert "bench (5 images, protocol smpl24)" in text and plot.draw().startswith(b"\x89PNG")
+    first, second = table.records
+    assert first["pve"] == 103.0 and first["pve_seed_spread"] == pytest.approx(2**0.5)
+    assert (second["method"], second["mpjpe_change"], second["mpjpe_change_se"]) == ("cleaned", -5.0, 0.0)
 
 
 def test_every_kind_names_a_function():
