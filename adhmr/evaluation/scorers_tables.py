@@ -44,7 +44,7 @@ def correlation_table(result: ScorersResult, title: str, noise: str) -> Table:
         f"correlations-{title}-{noise}",
         f"{title}: scores of disturbed truths, noise {noise} ({errors[..., 0].size} bodies, mean PVE {mean:.0f} mm)",
         rows,
-        records,
+        _alike(records),
         f"± spread over seeds; change against {baseline} ± standard error over images",
     )
 
@@ -104,7 +104,7 @@ def ranking_table(result: ScorersResult, title: str) -> Table:
         "much smaller their PVE is than the losers'; ± spread over seeds, changes ± paired standard error over images"
     )
     heading = f"{title}: rankings of the base model's own {count} hypotheses ({images} images, PVE in mm)"
-    return Table(f"rankings-{title}", heading, rows, records, note)
+    return Table(f"rankings-{title}", heading, rows, _alike(records), note)
 
 
 def reference_table(result: ScorersResult, title: str) -> Table:
@@ -147,7 +147,7 @@ def calibration_table(result: ScorersResult) -> Table:
         "score error: mean distance of the score from what the errors deserve, over tenths of the bodies by score; "
         "order error: of sigmoid(5 difference of raw scores) from the share of pairs of one image in the right order"
     )
-    return Table("calibration", "calibration of scores", rows, records, note)
+    return Table("calibration", "calibration of scores", rows, _alike(records), note)
 
 
 def scorers_tables(result: ScorersResult) -> list[Table]:
@@ -189,3 +189,9 @@ def _changes(changes: dict[str, Difference]) -> dict[str, float]:
         for name, change in changes.items()
         for key, value in ((name, change.mean), (f"{name}_se", change.standard_error))
     }
+
+
+def _alike(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All with the keys of any, None where one has no such figure: they become lines of one CSV file."""
+    keys = dict.fromkeys(key for record in records for key in record)
+    return [{key: record.get(key) for key in keys} for record in records]

@@ -124,6 +124,7 @@ def test_a_report_is_made_of_the_files_alone(finished):
     assert "studio (7 images)" in text[0]
     tables = [part for part in parts if isinstance(part, Table)]
     assert all(len({len(row) for row in table.rows}) == 1 for table in tables)
+    assert all(record.keys() == table.records[0].keys() for table in tables for record in table.records)
     pictures = [part for part in parts if isinstance(part, Picture)]
     assert [picture.name for picture in pictures] == ["rankings-studio", "order", "scores-studio"]
     assert all(picture.draw().startswith(b"\x89PNG") for picture in pictures)
