@@ -23,6 +23,7 @@ from adhmr.errors import AdhmrError
 from launchers.code_version import code_files
 from launchers.pipeline_config import PipelineConfig, PipelineStage
 from launchers.pipeline_placeholders import filled, with_variables
+from launchers.pipeline_siblings import siblings_moved
 from launchers.stage_inputs import content, paths_read
 from launchers.stage_record import Fingerprint, digest
 
@@ -159,7 +160,12 @@ def _drafts(path: Path, pipeline: PipelineConfig, overrides: list[str]) -> Itera
             texts = [
                 f"{key}={json.dumps(value)}" for key, value in {"output": str(pipeline.output / name), **given}.items()
             ]
-            config = load_config(path.parent / stage.config, [*texts, *mine], TypeAdapter(Stage))  # JSON is YAML
+            file, earlier = path.parent / stage.config, {one for names in made.values() for one in names}
+            config = load_config(file, [*texts, *mine], TypeAdapter(Stage))  # JSON is YAML
+            chosen = [text.split("=")[0] for text in (*texts, *mine)]
+            moved = siblings_moved(file, config, pipeline.output, earlier, chosen)
+            if moved:
+                config = load_config(file, [*texts, *moved, *mine], TypeAdapter(Stage))
             runs.append(name)
             yield stage, name, config, list(dict.fromkeys(inputs))
 
