@@ -65,7 +65,7 @@ def test_rates_and_weights_of_the_base_stages(name):
         assert [step / 1950 for step in config.optim.milestones] == [20, 30, 40] and config.optim.gamma == 0.5
 
 
-@pytest.mark.parametrize("name", ["sft-3dpw", "sft-wild", "sft-scorer-data"])
+@pytest.mark.parametrize("name", ["sft-3dpw", "sft-h36m", "sft-wild", "sft-scorer-data"])
 def test_supervised_fine_tuning_differs_from_the_alignment_in_its_loss_alone(name):
     config, alignment = recipe(name), recipe("dpo-3dpw")
     assert (config.optim, config.train, config.seed) == (alignment.optim, alignment.train, alignment.seed)
@@ -97,6 +97,14 @@ def test_the_scorers_recipe_is_the_released_codes():
     assert config.train.steps == pytest.approx(25 * 100_000 / 64, abs=1)
     assert by_set("scorenet", "weight") == by_set("scorer", "weight")
     assert recipe("scorenet").model.variant == "uvd_twist" and not recipe("scorenet").freeze_encoder
+
+
+def test_scorers_are_tested_on_the_noise_that_they_learn_from_and_the_paper_tests_on():
+    for benchmark in ("3dpw", "h36m"):
+        tested = recipe(f"scorers-{benchmark}")
+        assert tested.noise == {"paper": recipe("scorer").noise}
+        assert [item.name for item in tested.sets][:2] == ["GTA-Human", "DNA-Rendering"]
+        assert not {item.path for item in tested.sets} & {item.path for item in recipe("scorer").data.sets}
 
 
 def test_cleaning_is_the_papers():

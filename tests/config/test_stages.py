@@ -10,13 +10,13 @@ from adhmr.config.alignment import DpoStage
 from adhmr.config.entry_points import STAGES
 from adhmr.config.loading import load_config, save_resolved
 from adhmr.config.losses import NoiseConfig
-from adhmr.config.model import BaseModelConfig, EncoderConfig
+from adhmr.config.model import BaseModelConfig, EncoderConfig, RegressorConfig
 from adhmr.config.stages import Stage
 from adhmr.errors import AdhmrError
 from launchers.pipeline import plan_pipeline
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-STAGE_FILES = sorted([*CONFIGS.glob("stages/**/*.yaml"), *CONFIGS.glob("experiments/**/*.yaml")])
+STAGE_FILES = sorted([*CONFIGS.glob("stages/**/*.yaml"), *CONFIGS.glob("experiments/*/**/*.yaml")])
 PIPELINE_FILES = sorted(CONFIGS.glob("pipelines/*.yaml"))
 
 
@@ -70,7 +70,15 @@ def test_there_are_shipped_configurations():
 
 
 @pytest.mark.parametrize(
-    ("file", "model"), [("tiny", BaseModelConfig), ("paper", BaseModelConfig), ("tiny-encoder", EncoderConfig)]
+    ("file", "model"),
+    [
+        ("tiny", BaseModelConfig),
+        ("medium", BaseModelConfig),
+        ("paper", BaseModelConfig),
+        ("tiny-encoder", EncoderConfig),
+        ("medium-encoder", EncoderConfig),
+        ("medium-regressor", RegressorConfig),
+    ],
 )
 def test_a_shipped_model_is_read(file, model):
     load_config(CONFIGS / "models" / f"{file}.yaml", [], model)
