@@ -155,14 +155,15 @@ class ScorerConfig(TransformerConfig):
     """A reward model: an image encoder and a head that scores hypotheses.
 
     variant: "uvd" is HMR-Scorer; "pose6d" (rotations) and "2d" (joints without depth) are its ablations -P and -2D;
-    "uvd_twist", with joints and twists, is ScoreHypo's ScoreNet. `relative` also feeds the hypothesis' difference from
+    "uvd_twist", with joints and twists, is ScoreHypo's ScoreNet; "uvd_pose6d" sees joints and the rotations that inverse
+    kinematics made of them, so that it knows what becomes of small errors. `relative` also feeds the hypothesis' difference from
     the encoder's own joints (and depth).
     """
 
     encoder: ScorerEncoderConfig = Field(default_factory=EncoderConfig)
     crop_size: int = Field(256, gt=0)  # height of the crop, pixels
     crop_aspect: float = Field(1.0, gt=0, le=1)  # its width over its height
-    variant: Literal["uvd", "pose6d", "2d", "uvd_twist"] = "uvd"
+    variant: Literal["uvd", "pose6d", "2d", "uvd_twist", "uvd_pose6d"] = "uvd"
     relative: bool = False
     hidden_dims: tuple[int, ...] = (1024, 256)  # of the score's layers
 
@@ -170,6 +171,11 @@ class ScorerConfig(TransformerConfig):
     def crop_shape(self) -> tuple[int, int]:
         """Height and width of the crop, pixels."""
         return self.crop_size, round(self.crop_size * self.crop_aspect)
+
+    @property
+    def sees_rotations(self) -> bool:
+        """Whether hypotheses must be posed before they are scored."""
+        return self.variant in ("pose6d", "uvd_pose6d")
 
     @model_validator(mode="after")
     def _check_parts(self) -> "ScorerConfig":
@@ -183,7 +189,7 @@ class ScorerConfig(TransformerConfig):
         if not self.hidden_dims or self.hidden_dims[0] % 32:
             raise ValueError(f"hidden_dims must start with a multiple of 32 (groups), found {self.hidden_dims}")
         if self.relative and (self.variant == "pose6d" or isinstance(self.encoder, ViTConfig)):
-            raise ValueError("relative needs joints: variant uvd, uvd_twist or 2d, and an encoder that sees joints")
+            raise ValueError("relative needs joints: a variant other than pose6d, and an encoder that sees joints")
         return self
 
 

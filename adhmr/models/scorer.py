@@ -64,6 +64,8 @@ class ScorerHead(nn.Module):
         else:
             coordinates = 2 if config.variant == "2d" else 3
             features_in = coordinates * 2 + 1 if config.relative else coordinates
+            if config.variant == "uvd_pose6d":
+                features_in += 6
         self.pose_input = TokenInput(near_joints, features_in, config)
         self.twist_input = TokenInput(near[NUM_JOINTS:, NUM_JOINTS:], 2, config) if with_twists else None
         self.blocks = nn.ModuleList(
@@ -155,6 +157,10 @@ class HMRScorer(nn.Module):
         pose = points if self.config.variant == "2d" else torch.cat([points, depth[..., None]], -1)
         if self.config.relative:
             pose = torch.cat([pose, self._relative(pose, features)], -1)
+        if self.config.variant == "uvd_pose6d":
+            rotations = _required(hypotheses.rotations, "rotations", self.config.variant)
+            leaves = NUM_JOINTS - rotations.shape[2]  # joints at the ends of limbs have none
+            pose = torch.cat([pose, F.pad(pose6d(rotations), (0, 0, 0, leaves))], -1)
         twists, looked_at = None, points
         if self.config.variant == "uvd_twist":
             twists = _required(hypotheses.twists, "twists", self.config.variant).flatten(2).float()
@@ -163,9 +169,9 @@ class HMRScorer(nn.Module):
         return self.head(features.memory, local, pose.flatten(2), twists)
 
     def _score_rotations(self, features: ImageFeatures, rotations: torch.Tensor) -> torch.Tensor:
-        """HMR-Scorer-P: the first two columns of each rotation (Zhou et al. 2019). Rotations alone do not say where in
-        the crop the body is: every token sees where the encoder finds its joint, or else the mean of the whole map."""
-        pose = rotations[:, :, :NUM_POSE6D, :, :2].transpose(-1, -2).flatten(2).float()  # (N, M, 132)
+        """HMR-Scorer-P. Rotations alone do not say where in the crop the body is: every token sees where the encoder
+        finds its joint, or else the mean of the whole map."""
+        pose = pose6d(rotations[:, :, :NUM_POSE6D]).flatten(2)  # (N, M, 132)
         if features.local is None:
             local = features.local_map.mean((-1, -2))[:, None].expand(-1, NUM_JOINTS, -1)
         else:
@@ -181,6 +187,11 @@ class HMRScorer(nn.Module):
         difference = (pose - own[:, None].detach()) * RELATIVE_SCALE
         length = difference[..., :2].norm(dim=-1, keepdim=True)
         return torch.cat([difference, length], -1).clamp(-RELATIVE_LIMIT, RELATIVE_LIMIT)
+
+
+def pose6d(rotations: torch.Tensor) -> torch.Tensor:
+    """(..., 6): the first two columns of rotations (..., 3, 3) (Zhou et al. 2019)."""
+    return rotations[..., :2].transpose(-1, -2).flatten(-2).float()
 
 
 def letterbox(image: torch.Tensor, hypotheses: Hypotheses, shape: tuple[int, int]) -> tuple[torch.Tensor, Hypotheses]:

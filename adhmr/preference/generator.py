@@ -124,7 +124,7 @@ class Generator:
             fresh_noise(config.seed, batch["key"], config.hypotheses),
             config.hypotheses_per_call,
         )
-        by_rotations = "scorer" in rankings and self.scoring.scorer.config.variant == "pose6d"
+        by_rotations = "scorer" in rankings and self.scoring.scorer.config.sees_rotations
         if self.needs_labels(rankings) or by_rotations:
             return self.posed(sampled, features.betas, batch)
         return sampled

@@ -45,6 +45,13 @@ class ScorerTransform:
         return item
 
 
+def ordered_share(raw: Tensor, errors: Tensor) -> Tensor:
+    """The share of an image's pairs of hypotheses that raw scores (N, M) put in the order of errors (N, M)."""
+    first, second = torch.triu_indices(raw.shape[1], raw.shape[1], 1, device=raw.device)
+    ordered = (raw[:, first] > raw[:, second]) == (errors[:, first] < errors[:, second])
+    return ordered.float().mean()
+
+
 # A scorer reads no shape: these would wait for a gradient that never comes.
 SHAPE_PARTS = ("neck.betas.", "neck.betas_map.")
 
@@ -103,7 +110,8 @@ class ScorerTask(Task):
         truth = self.hypotheses(batch)
         features, raw = model(batch["image"], truth.hypotheses)
         parts = {
-            name: rank_loss(raw, truth.errors[..., index], weights.sigma) for index, name in enumerate(ERROR_NAMES)
+            name: sum(rank_loss(raw[:, k], truth.errors[:, k, index], weights.sigma) for k in self._kinds)
+            for index, name in enumerate(ERROR_NAMES)
         }
         loss = sum(getattr(weights, name) * part for name, part in parts.items())
         if weights.calibration:
@@ -114,11 +122,19 @@ class ScorerTask(Task):
             loss = loss + getattr(weights, name) * part
         with torch.no_grad():
             pve = truth.errors[..., 0]
-            first, second = torch.triu_indices(pve.shape[1], pve.shape[1], 1, device=pve.device)
-            ordered = (raw[:, first] > raw[:, second]) == (pve[:, first] < pve[:, second])
-            parts["pairs_ordered"] = ordered.float().mean()
             parts["pve_mm"] = 1000.0 * pve.mean()
+            parts["pairs_ordered"] = ordered_share(raw[:, self._kinds[0]], pve[:, self._kinds[0]])
+            if self.base is not None:
+                parts["own_pairs_ordered"] = ordered_share(raw[:, self._kinds[1]], pve[:, self._kinds[1]])
         return loss, parts
+
+    @property
+    def _kinds(self) -> list[slice]:
+        """The hypotheses of each kind. Ranks are taken within a kind: across, it would be enough to tell what was sampled
+        from what was not."""
+        sampled = 0 if self.config.sampled is None else self.config.sampled.count
+        disturbed = self.config.hypotheses - sampled
+        return [slice(0, disturbed), *([slice(disturbed, None)] if sampled else [])]
 
     def _encoder_losses(self, features: ImageFeatures, batch: Batch) -> dict[str, Tensor]:
         """Those parts of the base model's loss that have a weight here and that the scorer's encoder can have."""
