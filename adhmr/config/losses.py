@@ -62,6 +62,7 @@ class RankingWeights(StrictModel):
     mpjpe: float = 1.0
     pa_mpjpe: float = 1.0
     calibration: float = 0.0  # squared error of s against an error-derived target in [0, 1], mean of the four errors
+    cross_entropy: float = 0.0  # of s against that target: it moves scores that are near 0 or 1 and wrong, too
     joints2d: float = 0.0  # of a scorer encoder that trains, as in the base model's loss
     heatmap: float = 0.0
     depth: float = 0.0

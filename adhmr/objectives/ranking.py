@@ -6,7 +6,7 @@ The errors themselves come from adhmr.body.metrics; the scorer is in adhmr.model
 import torch
 import torch.nn.functional as F
 
-from adhmr.models.scorer import score_of
+from adhmr.models.scorer import SCORE_SLOPE, score_of
 
 #: Errors in metres at which the calibrated score reaches 1 and 0; the aligned (PA) errors use half the range.
 PERFECT_ERROR, WORST_ERROR, WORST_ALIGNED_ERROR = 0.010, 0.300, 0.150
@@ -36,3 +36,12 @@ def calibration_loss(raw: torch.Tensor, error: torch.Tensor, worst: float = WORS
     between images, which cleaning needs.
     """
     return F.mse_loss(score_of(raw.float()), target_score(error, worst))
+
+
+def calibration_entropy(raw: torch.Tensor, error: torch.Tensor, worst: float = WORST_ERROR) -> torch.Tensor:
+    """Mean cross-entropy of the score against `target_score`, least where they are equal.
+
+    The squared error has no gradient where sigmoid(5 raw) is flat, and there the ranking loss may have driven the scores
+    before it is felt; this has one.
+    """
+    return F.binary_cross_entropy_with_logits(SCORE_SLOPE * raw.float(), target_score(error, worst))

@@ -42,6 +42,8 @@ VARIANTS = [
     ("pose6d", False),
     ("uvd_twist", False),
     ("uvd_twist", True),
+    ("uvd_pose6d", False),
+    ("uvd_pose6d", True),
 ]
 
 
@@ -74,6 +76,7 @@ LOOKS_AT = {
     "2d": "uv",
     "pose6d": "rotations",
     "uvd_twist": "uv depth twists",
+    "uvd_pose6d": "uv depth rotations hands",
 }
 
 
@@ -98,7 +101,9 @@ def test_a_variant_looks_at_its_own_parts_only(images, variant):
     assert " ".join(seen) == LOOKS_AT[variant]
 
 
-@pytest.mark.parametrize(("variant", "part"), [("pose6d", "rotations"), ("uvd_twist", "twists")])
+@pytest.mark.parametrize(
+    ("variant", "part"), [("pose6d", "rotations"), ("uvd_twist", "twists"), ("uvd_pose6d", "rotations")]
+)
 def test_hypotheses_without_what_is_looked_at_are_refused(images, variant, part):
     scorer = HMRScorer(
         ScorerConfig(encoder=ENCODER, crop_size=64, variant=variant, hidden_dims=(256, 32), **TRANSFORMER)

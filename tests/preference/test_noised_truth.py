@@ -106,3 +106,16 @@ def test_twists_and_rotations_of_no_noise_are_the_labels(body, batch):
     found = noised_truth(body, body, batch, torch.zeros(4, 2, 85)).hypotheses
     torch.testing.assert_close(found.twists[:, 1], batch["twists"], atol=1e-4, rtol=0)
     torch.testing.assert_close(found.rotations[:, 1], roma.rotvec_to_rotmat(batch["pose"]))
+
+
+def test_noise_follows_the_limbs_and_keeps_its_size():
+    noise = draw_pose_noise(NoiseConfig(kind="fixed", chain=0.6, **SIZES), 20000, np.random.default_rng(0))
+    pose = noise[:, :72].reshape(-1, 24, 3)
+    knee, ankle, foot, hip, spine = 4, 7, 10, 1, 3
+
+    def correlation(one: int, other: int) -> float:
+        return float(np.corrcoef(pose[:, one, 0], pose[:, other, 0])[0, 1])
+
+    assert abs(correlation(knee, ankle) - 0.6) < 0.02 and abs(correlation(knee, foot) - 0.36) < 0.02
+    assert abs(correlation(hip, spine)) < 0.02 and abs(correlation(0, hip)) < 0.02  # what hangs at the root is free
+    np.testing.assert_allclose(pose[:, 1:].std(axis=(0, 2)), SIZES["pose"], rtol=0.02)

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from adhmr.body.codec import PoseCodec
+from adhmr.errors import AdhmrError
 from adhmr.models.weights import load_model, load_weights, read_metadata
+from adhmr.preference.hypotheses import sample_hypotheses
 from adhmr.training.run import run_stage
 from adhmr.training.tasks.base import BaseTask, draw_timesteps
 from adhmr.training.tasks.scorer import ScorerTask
@@ -93,7 +95,7 @@ def test_a_short_base_run_exports_a_base_model(base_config, tmp_path, studio_set
 
 
 # ------------------------------------------------------------------------------------------------ scorer
-@pytest.mark.parametrize("variant", ["uvd", "2d", "pose6d", "uvd_twist"])
+@pytest.mark.parametrize("variant", ["uvd", "2d", "pose6d", "uvd_twist", "uvd_pose6d"])
 def test_scorer_loss_falls_on_a_fixed_batch(scorer_config, studio_set, variant):
     model = {**SCORER, "variant": variant, "relative": variant != "pose6d"}
     task = ScorerTask(scorer_config(model=model))
@@ -126,3 +128,43 @@ def test_hypotheses_of_a_position_are_always_the_same(scorer_config, studio_set)
     task = ScorerTask(scorer_config())
     first, again, other = (batch_of(task, studio_set, seed=seed)["pose_noise"] for seed in (0, 0, 1))
     assert first.shape == (4, 6, 85) and torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_some_hypotheses_are_the_base_models_own(scorer_config, studio_set, tiny_weights):
+    own = {"base": str(tiny_weights / "base.safetensors"), "count": 4}
+    task, plain = ScorerTask(scorer_config(sampled=own)), ScorerTask(scorer_config())
+    batch = batch_of(task, studio_set)
+    found = task.hypotheses(batch)
+    assert batch["pose_noise"].shape == (4, 2, 85) and batch["hypothesis_noise"].shape == (4, 4, 133)
+    assert found.hypotheses.uvd.shape == (4, 6, 29, 3) and found.hypotheses.rotations.shape == (4, 6, 24, 3, 3)
+    disturbed = plain.hypotheses(batch)
+    torch.testing.assert_close(found.errors[:, :2], disturbed.errors)
+    with torch.no_grad():
+        features = task.base.encoder(batch["image"])
+        mode = sample_hypotheses(task.base, features, torch.zeros(4, 1, 133), batch["image"].shape[-1])
+    torch.testing.assert_close(found.hypotheses.uvd[:, 2:3], mode.uvd, atol=1e-3, rtol=1e-4)  # the zero-noise one
+    losses = train(task, batch, 20)
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert not [name for name in task.model.state_dict() if name.startswith("base.")]  # it is neither trained nor saved
+
+
+def test_ranks_are_taken_within_a_kind(scorer_config, studio_set, tiny_weights):
+    own = {"base": str(tiny_weights / "base.safetensors"), "count": 4}
+    task = ScorerTask(scorer_config(sampled=own, loss={"calibration": 0.0}))
+    batch = batch_of(task, studio_set)
+    raw = torch.randn(4, 6)
+
+    def loss(shift: float) -> torch.Tensor:
+        moved = raw + shift * torch.tensor([0.0, 0, 1, 1, 1, 1])
+        return task.loss(lambda *_: (None, moved), batch)[0]
+
+    torch.testing.assert_close(loss(0.0), loss(10.0))  # telling sampled from disturbed is worth nothing
+
+
+def test_own_hypotheses_need_the_base_models_crops(scorer_config, studio_set, tiny_weights):
+    base = str(tiny_weights / "base.safetensors")
+    with pytest.raises(ValueError, match="sampled.count is 6 of 6 hypotheses"):
+        scorer_config(sampled={"base": base, "count": 6})
+    data = {"sets": [{"path": str(studio_set)}], "crop": {**CROP, "size": 96}, "augment": None, "workers": 0}
+    with pytest.raises(AdhmrError, match="was trained on crops of 64 px, the scorer's are 96 px"):
+        ScorerTask(scorer_config(sampled={"base": base, "count": 2}, model={**SCORER, "crop_size": 96}, data=data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,19 @@ from adhmr.config.stages import ScorerStage
 from adhmr.data.randomness import RandomKey
 from adhmr.data.schema import RawSample
 from adhmr.data.transforms import LabelledCrop
+from adhmr.errors import AdhmrError
+from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageFeatures
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import load_encoder_weights, load_model
 from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
-from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, WORST_ERROR, calibration_loss, rank_loss
+from adhmr.objectives.ranking import (
+    WORST_ALIGNED_ERROR,
+    WORST_ERROR,
+    calibration_entropy,
+    calibration_loss,
+    rank_loss,
+)
 from adhmr.preference.hypotheses import POSE_SIZE
 from adhmr.preference.mesh_errors import ERROR_NAMES
 from adhmr.preference.noised_truth import MeasuredHypotheses, draw_pose_noise, noised_truth
@@ -70,9 +79,18 @@ class ScorerTask(Task):
         for name, parameter in self.model.encoder.named_parameters():
             if name.startswith(SHAPE_PARTS):
                 parameter.requires_grad_(False)
-        self.base = None if config.sampled is None else load_model(config.sampled.base, "base").requires_grad_(False)
+        self.base = None if config.sampled is None else self._load_base()
         self.body = BodyModel(config.body)
         self.error_body = VertexSubset(self.body, config.metric_vertices or None)
+
+    def _load_base(self) -> BaseModel:
+        """The frozen model whose hypotheses are ranked; raises AdhmrError when it is for other crops than the scorer."""
+        path, crop = self.config.sampled.base, self.config.data.crop
+        base = load_model(path, "base").requires_grad_(False)
+        if (crop.size, crop.aspect) != (base.config.crop_size, 1.0):
+            found = f"{crop.size} px, aspect {crop.aspect}"
+            raise AdhmrError(f"{path}: was trained on crops of {base.config.crop_size} px, the scorer's are {found}")
+        return base
 
     def prepare(self, device: torch.device) -> None:
         self.model.encoder.to(device)
@@ -114,9 +132,10 @@ class ScorerTask(Task):
             for index, name in enumerate(ERROR_NAMES)
         }
         loss = sum(getattr(weights, name) * part for name, part in parts.items())
-        if weights.calibration:
-            parts["calibration"] = self._calibration(raw, truth.errors)
-            loss = loss + weights.calibration * parts["calibration"]
+        for name, form in (("calibration", calibration_loss), ("cross_entropy", calibration_entropy)):
+            if getattr(weights, name):
+                parts[name] = self._calibration(form, raw, truth.errors)
+                loss = loss + getattr(weights, name) * parts[name]
         for name, part in self._encoder_losses(features, batch).items():
             parts[name] = part
             loss = loss + getattr(weights, name) * part
@@ -151,11 +170,10 @@ class ScorerTask(Task):
         return parts
 
     @staticmethod
-    def _calibration(raw: Tensor, errors: Tensor) -> Tensor:
+    def _calibration(form: Callable[[Tensor, Tensor, float], Tensor], raw: Tensor, errors: Tensor) -> Tensor:
         """Mean over the four errors; those after Procrustes alignment use half the range."""
         worst = [WORST_ALIGNED_ERROR if name.startswith("pa_") else WORST_ERROR for name in ERROR_NAMES]
-        losses = [calibration_loss(raw, errors[..., index], worst[index]) for index in range(len(ERROR_NAMES))]
-        return torch.stack(losses).mean()
+        return torch.stack([form(raw, errors[..., index], worst[index]) for index in range(len(ERROR_NAMES))]).mean()
 
     def checkpointed_blocks(self) -> list[nn.Module]:
         trained_encoder = [] if self.config.freeze_encoder else self.model.encoder.blocks
