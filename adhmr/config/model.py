@@ -155,9 +155,9 @@ class ScorerConfig(TransformerConfig):
     """A reward model: an image encoder and a head that scores hypotheses.
 
     variant: "uvd" is HMR-Scorer; "pose6d" (rotations) and "2d" (joints without depth) are its ablations -P and -2D;
-    "uvd_twist", with joints and twists, is ScoreHypo's ScoreNet; "uvd_pose6d" sees joints and the rotations that inverse
-    kinematics made of them, so that it knows what becomes of small errors. `relative` also feeds the hypothesis' difference from
-    the encoder's own joints (and depth).
+    "uvd_twist", with joints and twists, is ScoreHypo's ScoreNet; "uvd_pose6d" sees joints and the rotations that
+    inverse kinematics made of them, so that it knows what becomes of small errors. `relative` also feeds the
+    hypothesis' difference from the encoder's own joints (and depth).
     """
 
     encoder: ScorerEncoderConfig = Field(default_factory=EncoderConfig)

@@ -41,7 +41,7 @@ def calibration_loss(raw: torch.Tensor, error: torch.Tensor, worst: float = WORS
 def calibration_entropy(raw: torch.Tensor, error: torch.Tensor, worst: float = WORST_ERROR) -> torch.Tensor:
     """Mean cross-entropy of the score against `target_score`, least where they are equal.
 
-    The squared error has no gradient where sigmoid(5 raw) is flat, and there the ranking loss may have driven the scores
-    before it is felt; this has one.
+    The squared error has no gradient where sigmoid(5 raw) is flat, and there the ranking loss may have driven the
+    scores before it is felt; this has one.
     """
     return F.binary_cross_entropy_with_logits(SCORE_SLOPE * raw.float(), target_score(error, worst))

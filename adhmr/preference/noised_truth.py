@@ -72,7 +72,9 @@ def as_hypotheses(body: BodyModel, pose: Tensor, betas: Tensor, translation: Ten
 
 
 @torch.no_grad()
-def noised_truth(body: BodyModel, error_body: torch.nn.Module, batch: dict[str, Any], noise: Tensor) -> MeasuredHypotheses:
+def noised_truth(
+    body: BodyModel, error_body: torch.nn.Module, batch: dict[str, Any], noise: Tensor
+) -> MeasuredHypotheses:
     """Disturb the labels of a batch by `noise` (N, M, 85) and measure what that costs.
 
     `error_body` is `body`, or a VertexSubset of it for cheaper vertex errors.

@@ -26,8 +26,8 @@ def own_hypotheses(
     precision: str = "fp32",
     ik: str = "naive",
 ) -> MeasuredHypotheses:
-    """Hypotheses of a labelled batch from `noise` (N, M, 133), posed at the label's root depth with the predicted shape,
-    and what they are wrong by. `error_body` is `body`, or a VertexSubset of it for cheaper vertex errors."""
+    """Hypotheses of a labelled batch from `noise` (N, M, 133), posed at the label's root depth with the predicted
+    shape, and what they are wrong by. `error_body` is `body`, or a VertexSubset of it for cheaper vertex errors."""
     size = batch["image"].shape[-1]
     features = base.encoder(batch["image"])
     sampled = sample_hypotheses(base, features, noise, size, precision)

@@ -105,7 +105,7 @@ DOMAINS: dict[str, DomainSpec] = {
         ),
         DomainSpec(
             name="synth-bench",
-            description="the benchmark: val and test have poses, bodies and photographs that no train split has; exact labels",
+            description="the benchmark: no train split has poses, bodies or photographs of val and test; exact labels",
             splits=("train", "val", "test"),
             backgrounds={"photo": 0.25, "room": 0.5, "clutter": 0.25},
             photos=HELD_OUT_PHOTOS,

@@ -84,7 +84,7 @@ class ScorerTask(Task):
         self.error_body = VertexSubset(self.body, config.metric_vertices or None)
 
     def _load_base(self) -> BaseModel:
-        """The frozen model whose hypotheses are ranked; raises AdhmrError when it is for other crops than the scorer."""
+        """The frozen model whose hypotheses are ranked; raises AdhmrError when its crops are not the scorer's."""
         path, crop = self.config.sampled.base, self.config.data.crop
         base = load_model(path, "base").requires_grad_(False)
         if (crop.size, crop.aspect) != (base.config.crop_size, 1.0):
@@ -149,8 +149,8 @@ class ScorerTask(Task):
 
     @property
     def _kinds(self) -> list[slice]:
-        """The hypotheses of each kind. Ranks are taken within a kind: across, it would be enough to tell what was sampled
-        from what was not."""
+        """The hypotheses of each kind. Ranks are taken within a kind: across, it would be enough to tell what was
+        sampled from what was not."""
         sampled = 0 if self.config.sampled is None else self.config.sampled.count
         disturbed = self.config.hypotheses - sampled
         return [slice(0, disturbed), *([slice(disturbed, None)] if sampled else [])]
