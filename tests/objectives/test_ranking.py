@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, calibration_loss, rank_loss
+from adhmr.objectives.ranking import WORST_ALIGNED_ERROR, calibration_entropy, calibration_loss, rank_loss
 
 
 def test_equals_the_official_rank_loss(reference_dir):
@@ -40,3 +40,14 @@ def test_calibration_reaches_zero_at_its_target():
     raw = torch.logit(target) / 5.0
     assert calibration_loss(raw, error).item() == pytest.approx(0.0, abs=1e-10)
     assert calibration_loss(raw, error, WORST_ALIGNED_ERROR).item() > 0.05
+
+
+def test_cross_entropy_moves_a_saturated_score_that_is_wrong():
+    error = torch.tensor([[0.010, 0.155, 0.300]])  # metres: they deserve 1, a half and 0
+    deserved = torch.tensor([[4.0, 0.0, -4.0]], requires_grad=True)
+    (slope,) = torch.autograd.grad(calibration_entropy(deserved, error), deserved)
+    assert slope.abs().max() < 1e-6
+    saturated = torch.full((1, 3), 8.0, requires_grad=True)
+    (slope,) = torch.autograd.grad(calibration_entropy(saturated, error), saturated)
+    (flat,) = torch.autograd.grad(calibration_loss(saturated, error), saturated)
+    assert slope[0, 2] > slope[0, 1] > 0.1 and flat.abs().max() < 1e-6
