@@ -6,22 +6,24 @@ The losses are in adhmr.objectives, the disturbance in adhmr.preference.noised_t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from adhmr.config.base import StrictModel
 
+Weight = Annotated[float, Field(ge=0)]
+
 
 class DenoisingWeights(StrictModel):
     """Weights of the base model's loss; the defaults are those of ScoreHypo, the paper's base model."""
 
-    joints: float = 1.0  # squared error of the joints' noise
-    twists: float = 1.0  # squared error of the twists' noise
-    betas: float = 10.0
-    joints2d: float = 10.0  # squared error of the encoder's 2-D joints in [-1, 1]
-    heatmap: float = 0.0  # cross-entropy of the encoder's heat-maps (encoders trained from scratch need it)
-    depth: float = 0.0  # L1 of the encoder's joint depths, metres
+    joints: Weight = 1.0  # squared error of the joints' noise
+    twists: Weight = 1.0  # squared error of the twists' noise
+    betas: Weight = 10.0
+    joints2d: Weight = 10.0  # squared error of the encoder's 2-D joints in [-1, 1]
+    heatmap: Weight = 0.0  # cross-entropy of the encoder's heat-maps (encoders trained from scratch need it)
+    depth: Weight = 0.0  # L1 of the encoder's joint depths, metres
 
 
 NoisedJoint = Literal[  # adhmr.body.skeleton.JOINT_NAMES that have a rotation
@@ -57,25 +59,25 @@ class SampledHypotheses(StrictModel):
 
 
 class RankingWeights(StrictModel):
-    pve: float = 1.0
-    pa_pve: float = 1.0
-    mpjpe: float = 1.0
-    pa_mpjpe: float = 1.0
-    calibration: float = 0.0  # squared error of s against an error-derived target in [0, 1], mean of the four errors
-    cross_entropy: float = 0.0  # of s against that target: it moves scores that are near 0 or 1 and wrong, too
-    joints2d: float = 0.0  # of a scorer encoder that trains, as in the base model's loss
-    heatmap: float = 0.0
-    depth: float = 0.0
-    sigma: float = 5.0
+    pve: Weight = 1.0
+    pa_pve: Weight = 1.0
+    mpjpe: Weight = 1.0
+    pa_mpjpe: Weight = 1.0
+    calibration: Weight = 0.0  # squared error of s against an error-derived target in [0, 1], mean of the four errors
+    cross_entropy: Weight = 0.0  # of s against that target: it moves scores that are near 0 or 1 and wrong, too
+    joints2d: Weight = 0.0  # of a scorer encoder that trains, as in the base model's loss
+    heatmap: Weight = 0.0
+    depth: Weight = 0.0
+    sigma: float = Field(5.0, gt=0)
 
 
 class RegressionWeights(StrictModel):
     """Weights of the regressor's loss: absolute errors of joints and squared ones of parameters, as in HMR 2.0."""
 
-    rotations: float = 1.0
-    betas: float = 0.02
-    joints3d: float = 5.0  # about the pelvis, metres
-    joints2d: float = 2.0  # of the predicted body in the predicted camera, half crops
-    encoder_joints2d: float = 0.0  # this and what follows: an encoder's own, as in the base model's loss
-    heatmap: float = 0.0
-    depth: float = 0.0
+    rotations: Weight = 1.0
+    betas: Weight = 0.02
+    joints3d: Weight = 5.0  # about the pelvis, metres
+    joints2d: Weight = 2.0  # of the predicted body in the predicted camera, half crops
+    encoder_joints2d: Weight = 0.0  # this and what follows: an encoder's own, as in the base model's loss
+    heatmap: Weight = 0.0
+    depth: Weight = 0.0

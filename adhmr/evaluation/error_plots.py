@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from adhmr.evaluation.paired import Difference
 from adhmr.evaluation.paper_table import predictions
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult, image_columns
 from adhmr.visualization.plots import plt, png
@@ -77,28 +78,39 @@ def changes_by_prediction(result: EvaluationResult, baseline: str) -> bytes:
     numbers = {group: number for number, group in enumerate(result.groups)}
     height = 1.4 + 0.12 * len(columns) * max(len(methods), 2)
     figure, axes = plt.subplots(1, len(METRIC_TITLES), figsize=(13, height), sharey=True)
-    places = np.arange(len(columns))
     for axis, (metric, heading) in zip(axes, METRIC_TITLES.items()):
-        axis.axvline(0, color="#bbbbbb", linewidth=0.8)
         for number, group in enumerate(methods):
             changes = [result.difference(group, baseline, metric, column) for column in columns]
-            shift = 0.7 * ((number + 0.5) / len(methods) - 0.5)
-            axis.errorbar(
-                [change.mean for change in changes],
-                places + shift,
-                xerr=[change.standard_error for change in changes],
-                label=group,
-                color=colour_of(numbers[group]),
-                linestyle="none",
-                marker="o",
-                markersize=3.5,
-                elinewidth=1.2,
-                capsize=2,
-            )
+            changes_of_method(axis, changes, number, len(methods), group, colour_of(numbers[group]))
         axis.set_title(heading, fontsize=10)
+    return with_changes(figure, axes, list(columns.values()), baseline)
+
+
+def changes_of_method(
+    axis: plt.Axes, changes: list[Difference], number: int, methods: int, name: str, colour: tuple[float, ...]
+) -> None:
+    """One method's changes as points with error bars, one a row; the methods of a row lie below each other."""
+    axis.errorbar(
+        [change.mean for change in changes],
+        np.arange(len(changes)) + 0.7 * ((number + 0.5) / methods - 0.5),
+        xerr=[change.standard_error for change in changes],
+        label=name,
+        color=colour,
+        linestyle="none",
+        marker="o",
+        markersize=3.5,
+        elinewidth=1.2,
+        capsize=2,
+    )
+
+
+def with_changes(figure: Figure, axes: np.ndarray, rows: list[str], baseline: str) -> bytes:
+    """The figure of axes (columns,) of changes_of_method as PNG: the rows' names, a line at no change, a legend."""
+    for axis in axes:
+        axis.axvline(0, color="#bbbbbb", linewidth=0.8, zorder=0)
         axis.set_xlabel(f"change against {baseline} (mm)", fontsize=9)
         _plain(axis)
-    axes[0].set_yticks(places, list(columns.values()))
+    axes[0].set_yticks(np.arange(len(rows)), rows)
     axes[0].invert_yaxis()
     return with_legend(figure, axes[0])
 

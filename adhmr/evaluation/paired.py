@@ -33,3 +33,14 @@ def mean_and_spread(values: np.ndarray) -> str:
     """The cell of a table for (seeds, N) millimetres: the mean, and its standard deviation over several seeds."""
     seeds = values.mean(1)
     return f"{seeds.mean():.1f}" + (f" ± {seeds.std(ddof=1):.1f}" if len(seeds) > 1 else "")
+
+
+def error_record(metric: str, errors: np.ndarray, change: Difference) -> dict[str, float | None]:
+    """One metric's entries of a report's record: the mean of errors (seeds, N), its standard deviation over seeds (None
+    of a single seed), the change against the baseline and that change's paired standard error; millimetres."""
+    return {
+        metric: float(errors.mean()),
+        f"{metric}_seed_spread": change.seed_spread if change.seeds > 1 else None,
+        f"{metric}_change": change.mean,
+        f"{metric}_change_se": change.standard_error,
+    }

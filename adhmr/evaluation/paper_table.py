@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from adhmr.evaluation.paired import Difference, mean_and_spread
+from adhmr.evaluation.paired import Difference, error_record, mean_and_spread
 from adhmr.evaluation.sections import Table
 from adhmr.evaluation.tables import METRIC_TITLES, EvaluationResult
 
@@ -36,10 +36,7 @@ def error_records(result: EvaluationResult, baseline: str) -> list[dict[str, Any
             record: dict[str, Any] = {"method": group, "prediction": title, "seeds": len(names)}
             for metric in METRIC_TITLES:
                 change = result.difference(group, baseline, metric, column)
-                record[metric] = float(result.columns(group, metric)[column].mean())
-                record[f"{metric}_seed_spread"] = change.seed_spread if change.seeds > 1 else None
-                record[f"{metric}_change"] = change.mean
-                record[f"{metric}_change_se"] = change.standard_error
+                record |= error_record(metric, result.columns(group, metric)[column], change)
             records.append(record)
     return records
 

@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from adhmr.evaluation.error_plots import colour_of, with_legend
+from adhmr.evaluation.error_plots import changes_of_method, colour_of, with_changes
+from adhmr.evaluation.paired import error_record
 from adhmr.evaluation.regressor_table import RegressorsResult, regressor_table
 from adhmr.evaluation.sections import Part, Picture, Table
 from adhmr.evaluation.tables import METRIC_TITLES
@@ -45,40 +44,19 @@ def error_records(result: RegressorsResult, baseline: str) -> list[dict[str, Any
             record: dict[str, Any] = {"set": title, "method": group, "seeds": len(names)}
             for metric in METRIC_TITLES:
                 change = result.difference(group, baseline, title, metric)
-                record[metric] = float(result.errors(group, title, metric).mean())
-                record[f"{metric}_seed_spread"] = change.seed_spread if change.seeds > 1 else None
-                record[f"{metric}_change"] = change.mean
-                record[f"{metric}_change_se"] = change.standard_error
+                record |= error_record(metric, result.errors(group, title, metric), change)
             records.append(record)
     return records
 
 
 def change_plot(result: RegressorsResult, baseline: str) -> bytes:
-    """PNG: for each metric what each method changes on each set, ± paired standard error over images."""
+    """PNG, a column a set: for each metric what each method changes, ± paired standard error over images."""
     methods = [group for group in result.groups if group != baseline]
-    places = np.arange(len(METRIC_TITLES))
     size = (max(4.0, 3.2 * len(result.sets)), 2.2 + 0.15 * len(methods))
     figure, axes = plt.subplots(1, len(result.sets), figsize=size, sharey=True, squeeze=False)
     for axis, title in zip(axes[0], result.sets):
-        axis.axvline(0, color="#bbbbbb", linewidth=0.8)
+        axis.set_title(title, fontsize=10)
         for number, group in enumerate(methods):
             changes = [result.difference(group, baseline, title, metric) for metric in METRIC_TITLES]
-            axis.errorbar(
-                [change.mean for change in changes],
-                places + 0.7 * ((number + 0.5) / len(methods) - 0.5),
-                xerr=[change.standard_error for change in changes],
-                label=group,
-                color=colour_of(number + 1),
-                linestyle="none",
-                marker="o",
-                markersize=3.5,
-                elinewidth=1.2,
-                capsize=2,
-            )
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel(f"change against {baseline} (mm)", fontsize=9)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_yticks(places, list(METRIC_TITLES.values()))
-    axes[0, 0].invert_yaxis()
-    return with_legend(figure, axes[0, 0])
+            changes_of_method(axis, changes, number, len(methods), group, colour_of(number + 1))
+    return with_changes(figure, axes[0], list(METRIC_TITLES.values()), baseline)

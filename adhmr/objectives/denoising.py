@@ -6,6 +6,8 @@ Their weights are adhmr.config.losses.DenoisingWeights. Preference losses are in
 import torch
 import torch.nn.functional as F
 
+from adhmr.models.encoder import ImageFeatures
+
 
 def _weighted_square(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Sum over all dimensions but the first, mean over the first, of weight * (predicted - target)^2."""
@@ -57,3 +59,21 @@ def heatmap_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tenso
 def depth_loss(predicted: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Mean absolute error, metres, of the root-relative depth; all (N, 29)."""
     return (weight * F.l1_loss(predicted.float(), target.float(), reduction="none")).sum() / weight.sum().clamp_min(1.0)
+
+
+def encoder_losses(
+    features: ImageFeatures, batch: dict[str, torch.Tensor], joints2d: bool, heatmap: bool, depth: bool
+) -> dict[str, torch.Tensor]:
+    """What an encoder's own estimates of a batch's joints (image, uvd, uvd_weight) cost: of the three parts those that
+    are asked for and that this encoder can have, unweighted."""
+    height, width = batch["image"].shape[-2:]
+    uvd, seen = batch["uvd"], batch["uvd_weight"]  # (N, 29, 3) pixels, pixels, metres
+    target = 2.0 * uvd[..., :2] / uvd.new_tensor([width, height]) - 1.0  # (N, 29, 2) in [-1, 1]
+    parts = {}
+    if joints2d:
+        parts["joints2d"] = joints2d_loss(features.joints2d, target, seen[..., :2])
+    if heatmap:
+        parts["heatmap"] = heatmap_loss(features.heatmap_logits, target, seen[..., 0])
+    if depth and features.depth is not None:
+        parts["depth"] = depth_loss(features.depth, uvd[..., 2], seen[..., 2])
+    return parts

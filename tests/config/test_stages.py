@@ -115,6 +115,12 @@ def test_crops_of_another_size_than_the_models_are_refused(name):
         load_config(CONFIGS / "stages" / "demo" / f"{name}.yaml", ["data.crop.size=160"], TypeAdapter(Stage))
 
 
+@pytest.mark.parametrize("name", ["base", "scorer"])
+def test_a_part_of_a_loss_that_counts_against_it_is_refused(name):
+    with pytest.raises(AdhmrError, match="key 'loss.depth'.*greater than or equal to 0"):
+        load_config(CONFIGS / "stages" / "demo" / f"{name}.yaml", ["loss.depth=-1"], TypeAdapter(Stage))
+
+
 def test_defaults_are_the_papers():
     noise = NoiseConfig()
     assert (noise.kind, noise.pose, noise.root, noise.betas) == ("fixed", 0.05, 0.02, 0.05)

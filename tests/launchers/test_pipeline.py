@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from adhmr.errors import AdhmrError
-from launchers import pipeline_local
 from launchers.pipeline import run_pipeline
 from launchers.pipeline_plan import plan_pipeline
 
@@ -38,32 +37,6 @@ def write(tmp_path):
         return file
 
     return write
-
-
-class Recorder:
-    """Stands in for the stages' processes: notes the folder's name, writes a result, fails where it is told to."""
-
-    def __init__(self):
-        self.ran: list[str] = []
-        self.codes: dict[str, int] = {}
-
-    def __call__(self, config: Path, lock: int) -> int:
-        self.ran.append(config.parent.name)
-        assert yaml.safe_load(config.read_text())["output"] == str(config.parent)
-        with (config.parent / "result").open("a") as file:
-            file.write("made\n")
-        return self.codes.get(config.parent.name, 0)
-
-    def take(self) -> list[str]:
-        ran, self.ran = self.ran, []
-        return ran
-
-
-@pytest.fixture
-def recorder(monkeypatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(pipeline_local, "_run_stage", recorder)
-    return recorder
 
 
 def test_a_plan_is_in_order_with_values_filled_in(write, tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from adhmr.errors import AdhmrError
-from launchers import pipeline_local
 from launchers.pipeline import run_pipeline
 from launchers.pipeline_plan import plan_pipeline
 
@@ -39,29 +38,6 @@ def write(tmp_path):
         return file
 
     return write
-
-
-class Recorder:
-    """Stands in for the stages' processes: notes the run's name, fails where it is told to."""
-
-    def __init__(self):
-        self.ran: list[str] = []
-        self.codes: dict[str, int] = {}
-
-    def __call__(self, config: Path, lock: int) -> int:
-        self.ran.append(config.parent.name)
-        return self.codes.get(config.parent.name, 0)
-
-    def take(self) -> list[str]:
-        ran, self.ran = self.ran, []
-        return ran
-
-
-@pytest.fixture
-def recorder(monkeypatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setattr(pipeline_local, "_run_stage", recorder)
-    return recorder
 
 
 def test_variables_are_filled_in_everywhere(write, tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss, joints2d_loss, noise_loss
+from adhmr.models.encoder import ImageFeatures
+from adhmr.objectives.denoising import betas_loss, depth_loss, encoder_losses, heatmap_loss, joints2d_loss, noise_loss
 
 
 def test_parts_equal_the_official_loss(reference_dir):
@@ -64,3 +65,18 @@ def test_depth_loss_is_a_masked_mean_in_metres():
     predicted, target, weight = torch.full((1, 29), 0.3), torch.zeros(1, 29), torch.zeros(1, 29)
     weight[0, :5] = 1
     assert depth_loss(predicted, target, weight).item() == pytest.approx(0.3)
+
+
+def test_an_encoders_own_losses_count_half_crops():
+    """Estimates that are off by a tenth of the crop in x, y or by 0.1 m in depth, in a crop that is no square."""
+    uvd = torch.rand(1, 29, 3) * torch.tensor([192.0, 256.0, 1.0])
+    seen = torch.zeros(1, 29, 3)
+    seen[:, :10] = 1.0
+    batch = {"image": torch.zeros(1, 3, 256, 192), "uvd": uvd, "uvd_weight": seen}
+    estimate = uvd / torch.tensor([192.0, 256.0, 1.0]) + 0.1
+    features = ImageFeatures(*[None] * 7)._replace(joints2d=2 * estimate[..., :2] - 1, depth=estimate[..., 2])
+    parts = encoder_losses(features, batch, joints2d=True, heatmap=False, depth=True)
+    assert parts["joints2d"].item() == pytest.approx(10 * 2 * 0.2**2, rel=1e-4)
+    assert parts["depth"].item() == pytest.approx(0.1, rel=1e-4)
+    assert list(parts) == ["joints2d", "depth"]
+    assert not encoder_losses(features._replace(depth=None), batch, joints2d=False, heatmap=False, depth=True)

@@ -22,7 +22,7 @@ from adhmr.evaluation.quick import VALIDATION_SEED, quick_errors
 from adhmr.models.base_model import BaseModel
 from adhmr.models.encoder import ImageEncoder
 from adhmr.models.weights import load_encoder_weights, load_model
-from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss, joints2d_loss, noise_loss
+from adhmr.objectives.denoising import betas_loss, encoder_losses, noise_loss
 from adhmr.training.frozen import leave_out, whole
 from adhmr.training.parameter_groups import encoder_groups
 from adhmr.training.task import Batch, Task
@@ -103,24 +103,20 @@ class BaseTask(Task):
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.config.loss
-        t, noise, crop_size = batch["t"], batch["noise"], batch["image"].shape[-1]
+        t, noise = batch["t"], batch["noise"]
         x_t = self.schedule.q_sample(batch["x0"][:, None].expand_as(noise), t, noise)  # (N, K, 133)
         split = batch["uvd"][0].numel()  # 87 numbers of joints, then the twists
         features, eps_joint, eps_twist = model(batch["image"], x_t[..., :split], x_t[..., split:], t)
         scaled = self.model.config.denoiser.preconditioning == "edm"
         level_joint, level_twist = self.model.denoiser.loss_weights(t) if scaled else (None, None)
-        target2d = 2.0 * batch["uvd"][..., :2] / crop_size - 1.0  # (N, 29, 2) in [-1, 1]
         seen = batch["uvd_weight"]
         parts = {
             "joints": noise_loss(eps_joint, noise[..., :split], seen.flatten(1), level_joint),
             "twists": noise_loss(eps_twist, noise[..., split:], batch["twist_weight"].flatten(1), level_twist),
             "betas": betas_loss(features.betas, batch["betas"], batch["betas_weight"]),
-            "joints2d": joints2d_loss(features.joints2d, target2d, seen[..., :2]),
         }
-        if weights.heatmap:
-            parts["heatmap"] = heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
-        if weights.depth and features.depth is not None:
-            parts["depth"] = depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
+        # Joints in the image always, so that their head has a gradient, 0 if need be: DDP waits for one.
+        parts |= encoder_losses(features, batch, True, weights.heatmap > 0, weights.depth > 0)
         return sum(getattr(weights, name) * part for name, part in parts.items()), parts
 
     def checkpointed_blocks(self) -> list[nn.Module]:

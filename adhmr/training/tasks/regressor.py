@@ -15,7 +15,7 @@ from adhmr.data.transforms import PersonCrop
 from adhmr.evaluation.regressors import validation_errors
 from adhmr.models.regressor import Regressor
 from adhmr.models.weights import load_encoder_weights
-from adhmr.objectives.denoising import betas_loss, depth_loss, heatmap_loss, joints2d_loss
+from adhmr.objectives.denoising import betas_loss, encoder_losses
 from adhmr.objectives.regression import joints3d_loss, projection_loss, rotation_loss, rotation_weight
 from adhmr.training.frozen import leave_out, whole
 from adhmr.training.parameter_groups import encoder_groups
@@ -64,13 +64,9 @@ class RegressorTask(Task):
             "joints3d": joints3d_loss(joints, truth, seen[..., 2]),
             "joints2d": projection_loss(joints, batch["intrinsics"], batch["uvd"][..., :2], seen[..., 0], size),
         }
-        target2d = 2.0 * batch["uvd"][..., :2] / size - 1.0  # (N, 29, 2) in [-1, 1]
-        if weights.encoder_joints2d:
-            parts["encoder_joints2d"] = joints2d_loss(features.joints2d, target2d, seen[..., :2])
-        if weights.heatmap:
-            parts["heatmap"] = heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
-        if weights.depth and features.depth is not None:
-            parts["depth"] = depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
+        wanted = weights.encoder_joints2d > 0, weights.heatmap > 0, weights.depth > 0
+        own = encoder_losses(features, batch, *wanted)
+        parts |= {"encoder_joints2d" if name == "joints2d" else name: part for name, part in own.items()}
         return sum(getattr(weights, name) * part for name, part in parts.items()), parts
 
     def checkpointed_blocks(self) -> list[nn.Module]:

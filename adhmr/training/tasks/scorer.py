@@ -18,10 +18,9 @@ from adhmr.data.schema import RawSample
 from adhmr.data.transforms import LabelledCrop
 from adhmr.errors import AdhmrError
 from adhmr.models.base_model import BaseModel
-from adhmr.models.encoder import ImageFeatures
 from adhmr.models.scorer import HMRScorer
 from adhmr.models.weights import load_encoder_weights, load_model
-from adhmr.objectives.denoising import depth_loss, heatmap_loss, joints2d_loss
+from adhmr.objectives.denoising import encoder_losses
 from adhmr.objectives.ranking import (
     WORST_ALIGNED_ERROR,
     WORST_ERROR,
@@ -136,7 +135,8 @@ class ScorerTask(Task):
             if getattr(weights, name):
                 parts[name] = self._calibration(form, raw, truth.errors)
                 loss = loss + getattr(weights, name) * parts[name]
-        for name, part in self._encoder_losses(features, batch).items():
+        wanted = weights.joints2d > 0, weights.heatmap > 0, weights.depth > 0
+        for name, part in encoder_losses(features, batch, *wanted).items():
             parts[name] = part
             loss = loss + getattr(weights, name) * part
         with torch.no_grad():
@@ -154,20 +154,6 @@ class ScorerTask(Task):
         sampled = 0 if self.config.sampled is None else self.config.sampled.count
         disturbed = self.config.hypotheses - sampled
         return [slice(0, disturbed), *([slice(disturbed, None)] if sampled else [])]
-
-    def _encoder_losses(self, features: ImageFeatures, batch: Batch) -> dict[str, Tensor]:
-        """Those parts of the base model's loss that have a weight here and that the scorer's encoder can have."""
-        weights, seen = self.config.loss, batch["uvd_weight"]
-        height, width = batch["image"].shape[-2:]
-        target2d = 2.0 * batch["uvd"][..., :2] / torch.tensor([width, height], device=seen.device) - 1.0
-        parts = {}
-        if weights.joints2d:
-            parts["joints2d"] = joints2d_loss(features.joints2d, target2d, seen[..., :2])
-        if weights.heatmap:
-            parts["heatmap"] = heatmap_loss(features.heatmap_logits, target2d, seen[..., 0])
-        if weights.depth and features.depth is not None:
-            parts["depth"] = depth_loss(features.depth, batch["uvd"][..., 2], seen[..., 2])
-        return parts
 
     @staticmethod
     def _calibration(form: Callable[[Tensor, Tensor, float], Tensor], raw: Tensor, errors: Tensor) -> Tensor:
