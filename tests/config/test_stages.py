@@ -117,7 +117,7 @@ def test_crops_of_another_size_than_the_models_are_refused(name):
 
 @pytest.mark.parametrize("name", ["base", "scorer"])
 def test_a_part_of_a_loss_that_counts_against_it_is_refused(name):
-    with pytest.raises(AdhmrError, match="key 'loss.depth'.*greater than or equal to 0"):
+    with pytest.raises(AdhmrError, match=r"key .loss.depth.*greater than or equal to 0"):
         load_config(CONFIGS / "stages" / "demo" / f"{name}.yaml", ["loss.depth=-1"], TypeAdapter(Stage))
 
 

@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,19 @@ from tests.slurm.local_cluster import SCRIPT, LocalCluster
 from tests.slurm.training_run import TrainingRun, stage_of
 
 NODES = 4
+LOG_LINES = 60
 PLACES = [(Path(f"/tmp/adhmr-slurm-{number}"), 21000 + 500 * number) for number in range(8)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows what the cluster's controller wrote last."""
+    report = yield
+    cluster = item.funcargs.get("cluster")
+    if report.failed and cluster is not None:
+        lines = (cluster.directory / "log/slurmctld.log").read_text(errors="replace").splitlines()
+        report.sections.append(("slurmctld.log", "\n".join(lines[-LOG_LINES:])))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "local_cluster.sh"
-PATIENCE = 120  # seconds for anything to happen: machines are shared
+PATIENCE = 300  # seconds for anything to happen: machines are shared, and slurmctld may take long to miss a node
 
 
 def wait_for(what: str, found: Callable[[], Any], seconds: float = PATIENCE, every: float = 0.1) -> Any:
