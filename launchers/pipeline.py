@@ -57,6 +57,9 @@ def run_pipeline(
     if keep_going and on_slurm is not None:
         raise AdhmrError("--keep-going is for a pipeline run here; on a cluster jobs wait for those they read alone")
     output = stages[0].folder.parent
+    for folder in (output, *(stage.folder for stage in stages)):
+        if folder.exists() and not folder.is_dir():
+            raise AdhmrError(f"{folder} is a file, where a folder of runs should be; move it, or choose another output")
     if on_slurm is not None and dry_run:
         run_on_cluster(path.stem, stages, on_slurm, accept_code, dry_run=True)
     elif on_slurm is not None:

@@ -81,6 +81,16 @@ def test_done_stages_are_not_run_again(write, recorder, capsys):
     assert printed.count(": done (") == 5 and "all 5 stages are done" in printed
 
 
+@pytest.mark.parametrize("place", ["out", "out/left"])
+def test_a_file_where_a_folder_should_be_is_named(place, write, recorder, tmp_path):
+    chain = write()
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text("notes")
+    with pytest.raises(AdhmrError, match=f"{place} is a file, where a folder of runs should be"):
+        run_pipeline(chain, [])
+    assert not recorder.ran and (tmp_path / place).read_text() == "notes"
+
+
 def test_a_change_sets_aside_and_runs_what_depends_on_it(write, recorder, tmp_path, capsys):
     run_pipeline(write(), [])
     recorder.take()
