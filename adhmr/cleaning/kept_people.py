@@ -38,12 +38,12 @@ def kept_people(folder: str | Path) -> dict[str, Kept]:
                 f"{folder}, {reader.index.keys[row]}: its provenance names no 'file' with 'row' or 'annotation': "
                 "it was not converted from such files, or by an earlier version (convert it again)"
             )
-        rows.setdefault(name, set()), annotations.setdefault(name, set())
         if "row" in origin:
-            rows[name].add(origin["row"])
+            rows.setdefault(name, set()).add(origin["row"])
         else:
-            annotations[name].add(origin["annotation"])
-    return {name: Kept(frozenset(rows[name]), frozenset(annotations[name])) for name in rows}
+            annotations.setdefault(name, set()).add(origin["annotation"])
+    names = [*rows, *(name for name in annotations if name not in rows)]
+    return {name: Kept(frozenset(rows.get(name, ())), frozenset(annotations.get(name, ()))) for name in names}
 
 
 def people_of(folder: str | Path, people: Mapping[str, Kept], path: Path) -> Kept:
