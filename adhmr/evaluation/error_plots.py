@@ -111,7 +111,7 @@ def with_changes(figure: Figure, axes: np.ndarray, rows: list[str], baseline: st
         axis.set_xlabel(f"change against {baseline} (mm)", fontsize=9)
         _plain(axis)
     axes[0].set_yticks(np.arange(len(rows)), rows)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row is the upper one
     return with_legend(figure, axes[0])
 
 
