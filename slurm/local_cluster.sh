@@ -88,7 +88,7 @@ case ${1:-} in
     stop) stop_cluster ;;
     status) show_status ;;
     env) echo "export SLURM_CONF=$directory/slurm.conf" ;;
-    wait-idle) wait_for "${2:-30}" all_idle || die "after ${2:-30} s not every node is idle: $(sinfo -h -N -o '%N %T' | sort -u | paste -sd,)" ;;
+    wait-idle) wait_for "${2:-30}" all_idle || die "after ${2:-30} s not every node is idle: $(node_states | paste -sd,)" ;;
     node-crash) crash_node "$2" ;;
     node-freeze) signal_node "$2" STOP ;;
     node-thaw) signal_node "$2" CONT ;;

@@ -54,7 +54,10 @@ show_status() {
     return $code
 }
 
-all_idle() { (($(sinfo -h -N -p debug -o '%N %t' | sort -u | awk '$2 == "idle"' | wc -l) == nodes)); }
+# From slurmctld itself: in Slurm 22.05 sinfo can go on calling a node mixed that is idle or down.
+node_states() { scontrol --oneliner show node | sed -E 's/.*NodeName=(\S+).* State=(\S+).*/\1 \2/'; }
+
+all_idle() { (($(node_states | grep -c ' IDLE$') == nodes)); }
 
 start_munge() {
     alive munged && return 0

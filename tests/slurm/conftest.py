@@ -40,7 +40,8 @@ def cluster(tmp_path_factory) -> Iterator[LocalCluster]:
     cluster = LocalCluster(directory, port, NODES, _networks_allowed())
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SLURM_CONF", str(directory / "slurm.conf"))
-        cluster.command("stop")  # what a session that was killed left
+        cluster.command("stop")  # what a session that was killed left: its daemons, and below its jobs
+        shutil.rmtree(directory, ignore_errors=True)
         cluster.command("start")
         try:
             yield cluster

@@ -85,9 +85,9 @@ class LocalCluster:
                 self.join(name)
             self.start_node(name)
         self.run("scancel", "--full", "--user", "root")
-        bad = r"down|drain|fail"
+        bad = r"DOWN|DRAIN|FAIL"
         for name in names:
-            if re.search(bad, self.run("sinfo", "--noheader", "--Node", "--nodes", name, "--format", "%T")):
+            if re.search(bad, self.node_state(name)):
                 self.run("scontrol", "update", f"nodename={name}", "state=resume")
         wait_for("empty queue", lambda: not self.run("squeue", "--noheader"))
         self.command("wait-idle", "60")
@@ -99,6 +99,11 @@ class LocalCluster:
         assert done.returncode == 0, f"{' '.join(map(str, line))}: {done.stderr}"
         return done.stdout.strip()
 
+    def node_state(self, node: str) -> str:
+        """What slurmctld knows of a node: IDLE, DOWN+NOT_RESPONDING, ... Not from sinfo, which in Slurm 22.05 can go on
+        calling a node mixed that is down."""
+        return _fields(self.run("scontrol", "show", "node", node))["State"]
+
     def sbatch(self, script: str, *options: str, folder: Path) -> str:
         """The id of a new job; its output is folder/ID.log."""
         log = f"--output={folder}/%j.log"
@@ -109,7 +114,7 @@ class LocalCluster:
 
     def job(self, job_id: str) -> dict[str, str]:
         """What slurmctld knows of a job: JobState, Restarts, NodeList, Reason, ..."""
-        return dict(re.findall(r"(\w[\w:/]*)=(\S*)", self.run("scontrol", "show", "job", job_id)))
+        return _fields(self.run("scontrol", "show", "job", job_id))
 
     def wait_state(self, job_id: str, *states: str, seconds: float = PATIENCE) -> dict[str, str]:
         """The job when it is in one of these states."""
@@ -119,3 +124,8 @@ class LocalCluster:
             return job if job["JobState"] in states else None
 
         return wait_for(f"job {job_id} in {' or '.join(states)}", there, seconds)
+
+
+def _fields(shown: str) -> dict[str, str]:
+    """The KEY=VALUE pairs of `scontrol show`."""
+    return dict(re.findall(r"(\w[\w:/]*)=(\S*)", shown))

@@ -57,7 +57,7 @@ def test_lost_node(healthy, tmp_path):
     wait_for("step on n2", lambda: healthy.pids("n2", "sleep 100"))
     healthy.crash("n2")
     assert not healthy.pids("n2", "")
-    wait_for("down", lambda: "down" in healthy.run("sinfo", "--noheader", "-N", "-n", "n2", "-o", "%T"))
+    wait_for("down", lambda: "DOWN" in healthy.node_state("n2"))
     assert healthy.wait_state(job, "COMPLETED")["Restarts"] == "1"
 
 
