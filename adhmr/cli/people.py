@@ -30,6 +30,9 @@ def body(body_file: Path) -> None:
 @click.option("--hypotheses", default=10, show_default=True, type=click.IntRange(1), help="Hypotheses a person.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise, together with the image's name.")
 @click.option(
+    "--ik", default="adaptive", show_default=True, type=click.Choice(["adaptive", "naive"]), help="Inverse kinematics."
+)
+@click.option(
     "--output", default="inference", show_default=True, type=click.Path(path_type=Path), help="Output folder."
 )
 @click.option(

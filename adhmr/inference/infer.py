@@ -32,6 +32,7 @@ class InferenceSettings:
     output: Path
     hypotheses: int
     seed: int
+    ik: str
     precision: str
     batch: int
     meshes: str
@@ -50,6 +51,7 @@ class InferenceSettings:
             "body": body_hash(self.body),
             "hypotheses": self.hypotheses,
             "seed": self.seed,
+            "ik": self.ik,
             "precision": self.precision,
             "meshes": self.meshes,
             "save_hypotheses": self.save_hypotheses,
@@ -91,6 +93,7 @@ def infer(
         settings.body,
         hypotheses=settings.hypotheses,
         seed=settings.seed,
+        ik=settings.ik,
         precision=settings.precision,
         meshes=min(settings.hypotheses, max(SHEET_COLUMNS, settings.save_hypotheses)),
     )

@@ -44,6 +44,7 @@ class Predictor:
         body: a body file in SMPL's format; None for the open body.
         hypotheses: M.
         seed: of the noise, together with each person's name.
+        ik: method of `inverse_kinematics`: "adaptive" or "naive".
         precision: "fp32", or "bf16" for the denoiser.
         meshes: of how many hypotheses a person the whole mesh is made.
 
@@ -59,6 +60,7 @@ class Predictor:
         *,
         hypotheses: int,
         seed: int,
+        ik: str,
         precision: str,
         meshes: int,
     ) -> None:
@@ -66,7 +68,8 @@ class Predictor:
         self.base = load_model(checkpoint, "base").to(self.device)
         self.scorer = None if scorer is None else load_model(scorer, "scorer").to(self.device)
         self.body = BodyModel(body).to(self.device)
-        self.hypotheses, self.seed, self.precision, self.meshes = hypotheses, seed, precision, meshes
+        self.hypotheses, self.seed, self.ik = hypotheses, seed, ik
+        self.precision, self.meshes = precision, meshes
 
     @torch.no_grad()
     def locate(self, people: Sequence[Person], images: Sequence[np.ndarray]) -> list[Person]:
@@ -97,8 +100,8 @@ class Predictor:
         features = self.base.encoder(self._crops(people, images, size))
         noise = hypothesis_noise(self.seed, [person.name for person in people], self.hypotheses)
         sampled = sample_hypotheses(self.base, features, noise, size, self.precision)
-        root_depth = estimate_root_depth(self.body, sampled, features.betas, crop_intrinsics)  # (N, M) metres
-        rotations = pose_hypotheses(self.body, sampled, features.betas, crop_intrinsics, root_depth)
+        root_depth = estimate_root_depth(self.body, sampled, features.betas, crop_intrinsics, self.ik)  # (N, M) metres
+        rotations = pose_hypotheses(self.body, sampled, features.betas, crop_intrinsics, root_depth, self.ik)
         sampled = sampled._replace(rotations=rotations)
         transl = place_bodies(self.body, sampled, features.betas, crop_intrinsics, root_depth)  # (N, M, 3)
         raw = None if self.scorer is None else self._raw_scores(people, images, sampled, size)

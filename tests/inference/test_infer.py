@@ -56,6 +56,7 @@ def settings(tiny_weights, output, **changes) -> InferenceSettings:
         "output": output,
         "hypotheses": 3,
         "seed": 0,
+        "ik": "adaptive",
         "precision": "fp32",
         "batch": 8,
         "meshes": "none",
@@ -176,10 +177,20 @@ def test_finished_people_are_kept_and_other_settings_refused(tmp_path, pictures,
         infer([pictures], settings(tiny_weights, tmp_path), padding=1.25)
 
 
+def test_inverse_kinematics_are_chosen(pictures, tiny_weights, tmp_path):
+    for ik in ("naive", "adaptive"):
+        infer([pictures / "first.png"], settings(tiny_weights, tmp_path / ik, ik=ik), padding=1.25)
+    naive, adaptive = (arrays(tmp_path / ik / "first-0") for ik in ("naive", "adaptive"))
+    np.testing.assert_array_equal(naive["uvd"], adaptive["uvd"])
+    assert np.abs(naive["rotations"] - adaptive["rotations"]).max() > 1e-3
+    with pytest.raises(AdhmrError, match="first-0: was made with ik naive, asked for adaptive"):
+        infer([pictures / "first.png"], settings(tiny_weights, tmp_path / "naive"), padding=1.25)
+
+
 def test_a_whole_image_is_searched_for_its_person(pictures, tiny_weights, monkeypatch):
     """The crop of the second look is the box of the joints that the first one found, padded as in training."""
     predictor = Predictor(
-        tiny_weights / "base.safetensors", None, None, hypotheses=2, seed=0, precision="fp32", meshes=1
+        tiny_weights / "base.safetensors", None, None, hypotheses=2, seed=0, ik="adaptive", precision="fp32", meshes=1
     )
     image = np.array(Image.open(pictures / "first.png"))
     whole = find_persons([pictures / "first.png"], None, "", 1.25, None)[0]
@@ -202,7 +213,7 @@ def test_exact_hypotheses_stand_where_the_person_stands(pictures, studio_set, bo
     record = ShardReader(studio_set).read_record(0)
     joints = torch.from_numpy(np.array(record["joints29"]))[None]
     predictor = Predictor(
-        tiny_weights / "base.safetensors", None, None, hypotheses=1, seed=0, precision="fp32", meshes=1
+        tiny_weights / "base.safetensors", None, None, hypotheses=1, seed=0, ik="adaptive", precision="fp32", meshes=1
     )
     focal = float(record["intrinsics"][0, 0])
     person = find_persons([pictures / "first.png"], {"first.png": [BOX]}, "", 1.25, focal)[0]
@@ -221,7 +232,7 @@ def test_exact_hypotheses_stand_where_the_person_stands(pictures, studio_set, bo
 @pytest.mark.parametrize("crop_shape", [(96, 96), (128, 96)])
 def test_a_scorer_sees_the_image_in_its_own_resolution(pictures, tiny_weights, crop_shape):
     predictor = Predictor(
-        tiny_weights / "base.safetensors", None, None, hypotheses=2, seed=0, precision="fp32", meshes=1
+        tiny_weights / "base.safetensors", None, None, hypotheses=2, seed=0, ik="adaptive", precision="fp32", meshes=1
     )
     person = find_persons([pictures / "first.png"], {"first.png": [BOX]}, "", 1.25, None)
     image = np.array(Image.open(pictures / "first.png"))
