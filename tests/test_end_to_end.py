@@ -34,7 +34,7 @@ class Pipeline:
         values = {
             "data": {},
             "base": {"data.sets": [{"path": studio}, {"path": wild}], "validation.path": bench},
-            "scorer": {"data.sets": [{"path": studio}]},
+            "scorer": {"data.sets": [{"path": studio}], "sampled.base": base},
             "preferences": {
                 "base": base,
                 "scorer": scorer,
@@ -74,6 +74,7 @@ class Pipeline:
             "data.processes": 1,
             "base.model": BASE,
             "scorer.model": SCORER,
+            "scorer.sampled.count": 2,
             "scorer.metric_vertices": 100,
             "preferences.hypotheses": 6,
             "preferences.pairs": 2,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,17 +41,29 @@ def run(stage_file: Path, overrides: tuple[str, ...], check: bool) -> None:
         save_resolved(config, resolved)
     except OSError as error:
         raise AdhmrError(f"{resolved}: cannot be written ({error.strerror}); make room, then start again") from None
+    run_stage = stage_function(config.stage)
     if config.threads:
         import torch
 
         torch.set_num_threads(config.threads)
-    module, function = STAGES[config.stage].split(":")
     try:
-        getattr(importlib.import_module(module), function)(config)
+        run_stage(config)
     except AdhmrError:
         if former is not None and resolved.read_bytes() != former:
             write_atomically(resolved, former)  # a run folder that refused this configuration keeps its own
         raise
+
+
+def stage_function(stage: str) -> Callable[[Any], None]:
+    """What runs a stage. Its imports leave several hundred thousand objects for good. The garbage collector would look
+    through them again and again: it waits until they are there, and passes them over from then on."""
+    module, function = STAGES[stage].split(":")
+    gc.disable()
+    try:
+        return getattr(importlib.import_module(module), function)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @click.command()

@@ -108,6 +108,7 @@ def test_two_rounds_run(tmp_path, tiny_weights):
         "base.model": BASE,
         "scorer.model": SCORER,
         "scorer.hypotheses": 3,
+        "scorer.sampled.count": 1,
         "preferences.hypotheses": 4,
         "preferences.pairs": 2,
         "preferences.images_per_batch": 6,
