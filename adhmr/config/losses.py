@@ -54,7 +54,7 @@ class SampledHypotheses(StrictModel):
     about. They are sampled in training, of the augmented crop, by the paper's sampler."""
 
     base: Path  # weights of the base model; frozen
-    count: int = Field(gt=0)  # of the `hypotheses` of an image, how many are its own
+    count: int = Field(ge=2)  # of the `hypotheses` of an image, how many are its own
     ik: Literal["naive", "adaptive"] = "naive"  # as in generation
 
 

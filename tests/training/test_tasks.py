@@ -163,8 +163,8 @@ def test_ranks_are_taken_within_a_kind(scorer_config, studio_set, tiny_weights):
 
 def test_own_hypotheses_need_the_base_models_crops(scorer_config, studio_set, tiny_weights):
     base = str(tiny_weights / "base.safetensors")
-    with pytest.raises(ValueError, match=r"sampled\.count is 6 of 6 hypotheses"):
-        scorer_config(sampled={"base": base, "count": 6})
+    with pytest.raises(ValueError, match=r"sampled\.count is 5 of 6 hypotheses: keep two disturbed"):
+        scorer_config(sampled={"base": base, "count": 5})
     data = {"sets": [{"path": str(studio_set)}], "crop": {**CROP, "size": 96}, "augment": None, "workers": 0}
     with pytest.raises(AdhmrError, match="was trained on crops of 64 px, the scorer's are 96 px"):
         ScorerTask(scorer_config(sampled={"base": base, "count": 2}, model={**SCORER, "crop_size": 96}, data=data))
