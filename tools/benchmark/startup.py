@@ -1,7 +1,8 @@
 """How long a stage's process takes until it begins: the imports of `adhmr run`, for which the garbage collector waits.
 
 In turn with it, in the same run, the same imports with the collector as Python has it, and torch alone. Seconds are the
-processor's, of the whole process. The last line is JSON.
+processor's, of the whole process. Then how long a full collection takes after them, passing over what the imports made
+and not. The last line is JSON.
 
     python tools/benchmark/startup.py [--stage dpo --rounds 5]
 """
@@ -14,6 +15,22 @@ import sys
 from statistics import median
 
 from adhmr.config.entry_points import STAGES
+
+COLLECTION = """
+import gc, time
+from adhmr.cli.stages import stage_function
+
+def milliseconds():
+    begin = time.perf_counter()
+    gc.collect()
+    return 1000 * (time.perf_counter() - begin)
+
+stage_function({stage!r})
+frozen = milliseconds()
+gc.unfreeze()
+gc.collect()
+print(frozen, milliseconds())
+"""
 
 
 def seconds(code: str) -> float:
@@ -45,9 +62,12 @@ def main() -> None:
         print(f"{name:10s} {median(values):5.2f} s ({min(values):.2f} to {max(values):.2f})")
     ratio = median(plain / ours for plain, ours in zip(taken["plain"], taken["adhmr run"], strict=True))
     print(f"plain imports take {ratio:.2f} times as long")
-    print(
-        json.dumps({**vars(given), "seconds": {name: median(values) for name, values in taken.items()}, "ratio": ratio})
-    )
+    line = [sys.executable, "-c", COLLECTION.format(stage=given.stage)]
+    collections = [subprocess.run(line, check=True, capture_output=True, text=True).stdout for _ in range(given.rounds)]
+    frozen, unfrozen = (median(column) for column in zip(*(map(float, text.split()) for text in collections)))
+    print(f"a full collection: {frozen:.1f} ms, {unfrozen:.0f} ms over the imports' objects too")
+    medians = {name: median(values) for name, values in taken.items()}
+    print(json.dumps({**vars(given), "seconds": medians, "ratio": ratio, "collection_ms": [frozen, unfrozen]}))
 
 
 if __name__ == "__main__":
